@@ -1,0 +1,5 @@
+"""ALBERT for spaCy."""
+
+from .about import __version__
+
+__all__ = ["__version__"]

@@ -1,0 +1,146 @@
+"""The building blocks that training configs name.
+
+Like the factories, this module imports nothing heavy until a function is called. Architectures are
+made on every `spacy.load`, without weights: those come from the saved pipeline, or, in training,
+from the [initialize] block.
+"""
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Optional, Union
+
+from spacy.tokens import Doc
+from thinc.api import Model
+from thinc.types import Floats2d, Ragged
+
+
+def albert(
+    window: Optional[int] = None,
+    overlap: int = 64,
+    batch_pieces: int = 4096,
+    device: str = "auto",
+) -> Model:
+    """Make an ALBERT encoder (spacy-albert.Albert.v1).
+
+    window (int | None): The most pieces it sees at once, [CLS] and [SEP] included. Longer texts are
+        read in overlapping windows. None: as many as the checkpoint has positions.
+    overlap (int): Pieces that neighbouring windows share.
+    batch_pieces (int): The most pieces in a batch, padding included.
+    device (str): "auto" (a GPU if torch sees one), "cpu", "cuda" or "cuda:N".
+    RETURNS (Model[List[Doc], Activations]): The encoder.
+    """
+    from .layers import albert_layer
+
+    return albert_layer(window=window, overlap=overlap, batch_pieces=batch_pieces, device=device)
+
+
+def albert_listener(upstream: str = "*") -> Model:
+    """Listen to an encoder further up the pipeline (spacy-albert.AlbertListener.v1).
+
+    upstream (str): The name of the encoder component, or "*" for whichever there is.
+    RETURNS (Model[List[Doc], Activations]): The listener.
+    """
+    from .layers import AlbertListener
+
+    return AlbertListener(upstream)
+
+
+def token_classifier(tok2vec: Model, pooling: str = "mean") -> Model:
+    """Score the tags of each token (spacy-albert.TokenClassifier.v1).
+
+    The dropout before the linear layer is spaCy's own [training.dropout].
+
+    tok2vec (Model): An encoder or a listener.
+    pooling (str): "mean" over the pieces of a token, or "first" as Hugging Face's checkpoints.
+    RETURNS (Model[List[Doc], List[Tensor]]): Logits, (T, K) each.
+    """
+    from .layers import head_layer
+
+    if pooling not in ("mean", "first"):
+        raise ValueError(f"pooling is {pooling!r}; it must be 'mean' or 'first'.")
+    return head_layer(tok2vec, "tokens", pooling=pooling)
+
+
+def text_classifier(tok2vec: Model) -> Model:
+    """Score the classes of each document (spacy-albert.TextClassifier.v1).
+
+    tok2vec (Model): An encoder or a listener.
+    RETURNS (Model[List[Doc], List[Tensor]]): Logits, (K,) each.
+    """
+    from .layers import head_layer
+
+    return head_layer(tok2vec, "text")
+
+
+def albert_transformer(
+    encoder: Model, pooling: Model[Ragged, Floats2d], grad_factor: float = 1.0
+) -> Model[list[Doc], list[Floats2d]]:
+    """Give one of spaCy's own components an ALBERT encoder of its own
+    (spacy-albert.AlbertTransformer.v1). `nlp.replace_listeners` puts it in the place of a
+    spacy-transformers.TransformerListener.v1.
+
+    encoder (Model): From spacy-albert.Albert.v1.
+    pooling (Model): As in TransformerListener.v1; every token has one row to pool.
+    grad_factor (float): Factor on the gradients sent to the encoder.
+    RETURNS (Model[List[Doc], List[Floats2d]]): Token vectors.
+    """
+    from spacy_transformers.layers import trfs2arrays
+    from thinc.api import chain
+
+    from .components.transformer import transformer_layer
+
+    return chain(transformer_layer(encoder), trfs2arrays(pooling, grad_factor))
+
+
+def checkpoint(path: Union[str, Path]) -> Callable:
+    """Start an encoder from trained weights (spacy-albert.Checkpoint.v1).
+
+    path (str): A Hugging Face directory, a spaCy pipeline with an ALBERT encoder (a directory or an
+        installed package), or the name of an embedded pipeline.
+    RETURNS (Callable): Loads the weights into an encoder.
+    """
+
+    def load(encoder: Any) -> None:
+        from .locate import find_encoder
+
+        encoder.load(find_encoder(path))
+
+    return load
+
+
+def scratch(
+    vocabulary: Union[str, Path] = "en_albert_sm",
+    size: str = "albert-base-v2",
+    config: Optional[dict[str, Any]] = None,
+) -> Callable:
+    """Start an encoder from random weights (spacy-albert.Scratch.v1).
+
+    vocabulary (str): Where the tokenizer comes from: a spiece.model file, or whatever
+        spacy-albert.Checkpoint.v1 takes.
+    size (str): A published configuration to start from, albert-{base,large,xlarge,xxlarge}-v{1,2}.
+    config (dict): Values to change in it, for instance {"hidden_size": 128}.
+    RETURNS (Callable): Makes the weights of an encoder.
+    """
+
+    def make(encoder: Any) -> None:
+        from .locate import find_encoder
+        from .modeling import CONFIGS, Albert, AlbertConfig
+        from .tokenization import SentencePieceTokenizer, load_tokenizer
+
+        if size not in CONFIGS:
+            raise ValueError(f"There is no configuration {size!r}. Known: {', '.join(CONFIGS)}.")
+        if Path(vocabulary).is_file():
+            tokenizer: Any = SentencePieceTokenizer(Path(vocabulary).read_bytes())
+        else:
+            tokenizer = load_tokenizer(find_encoder(vocabulary))
+        known = {field.name for field in fields(AlbertConfig)}
+        unknown = sorted(set(config or {}) - known)
+        if unknown:
+            raise ValueError(
+                f"An ALBERT has no {', '.join(unknown)}. It has: {', '.join(sorted(known))}."
+            )
+        shape = replace(CONFIGS[size], **{"vocab_size": tokenizer.size, **(config or {})})
+        encoder.set(Albert(shape), tokenizer)
+
+    return make

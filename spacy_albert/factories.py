@@ -1,0 +1,138 @@
+"""The components that spaCy finds through our entry points.
+
+spaCy imports this module whenever it makes a pipeline, anybody's pipeline. So it imports nothing
+but spaCy, and what a factory needs is imported when it is called.
+"""
+
+from collections.abc import Callable
+from typing import Any, Optional
+
+from spacy.language import Language
+from thinc.api import Model
+
+LISTENER = {"@architectures": "spacy-albert.AlbertListener.v1", "upstream": "*"}
+
+NER_SCORES = {"ents_f": 1.0, "ents_p": 0.0, "ents_r": 0.0, "ents_per_type": None}
+
+TEXTCAT_SCORES = {
+    "cats_score": 1.0,
+    "cats_score_desc": None,
+    "cats_micro_p": None,
+    "cats_micro_r": None,
+    "cats_micro_f": None,
+    "cats_macro_p": None,
+    "cats_macro_r": None,
+    "cats_macro_f": None,
+    "cats_macro_auc": None,
+    "cats_f_per_type": None,
+}
+
+
+@Language.factory(
+    "albert",
+    default_config={
+        "model": {
+            "@architectures": "spacy-albert.Albert.v1",
+            "window": None,
+            "overlap": 64,
+            "batch_pieces": 4096,
+            "device": "auto",
+        }
+    },
+)
+def make_albert(nlp: Language, name: str, model: Model) -> Any:
+    """Make an ALBERT encoder that other components share.
+
+    nlp (Language): The pipeline.
+    name (str): The name of the component.
+    model (Model): From spacy-albert.Albert.v1.
+    RETURNS (AlbertEncoder): The component.
+    """
+    from .components.encoder import AlbertEncoder
+
+    return AlbertEncoder(nlp.vocab, model, name)
+
+
+@Language.factory(
+    "albert_ner",
+    assigns=["doc.ents", "token.ent_iob", "token.ent_type", "doc.spans"],
+    default_config={
+        "model": {
+            "@architectures": "spacy-albert.TokenClassifier.v1",
+            "pooling": "mean",
+            "tok2vec": LISTENER,
+        },
+        "threshold": 0.0,
+        "scorer": {"@scorers": "spacy.ner_scorer.v1"},
+    },
+    default_score_weights=NER_SCORES,
+)
+def make_ner(
+    nlp: Language, name: str, model: Model, threshold: float, scorer: Optional[Callable]
+) -> Any:
+    """Make a named entity recognizer on ALBERT.
+
+    nlp (Language): The pipeline.
+    name (str): The name of the component.
+    model (Model): From spacy-albert.TokenClassifier.v1.
+    threshold (float): Entities that score lower are dropped.
+    scorer (Callable): The scoring method.
+    RETURNS (AlbertNER): The component.
+    """
+    from .components.ner import AlbertNER
+
+    return AlbertNER(nlp.vocab, model, name, threshold=threshold, scorer=scorer)
+
+
+@Language.factory(
+    "albert_textcat",
+    assigns=["doc.cats"],
+    default_config={
+        "model": {"@architectures": "spacy-albert.TextClassifier.v1", "tok2vec": LISTENER},
+        "threshold": 0.0,
+        "scorer": {"@scorers": "spacy.textcat_scorer.v2"},
+    },
+    default_score_weights=TEXTCAT_SCORES,
+)
+def make_textcat(
+    nlp: Language, name: str, model: Model, threshold: float, scorer: Optional[Callable]
+) -> Any:
+    """Make a text classifier with exclusive classes on ALBERT.
+
+    nlp (Language): The pipeline.
+    name (str): The name of the component.
+    model (Model): From spacy-albert.TextClassifier.v1.
+    threshold (float): What the best class must reach to count in scoring.
+    scorer (Callable): The scoring method.
+    RETURNS (AlbertTextcat): The component.
+    """
+    from .components.textcat import AlbertTextcat
+
+    return AlbertTextcat(nlp.vocab, model, name, threshold=threshold, scorer=scorer)
+
+
+@Language.factory(
+    "albert_textcat_multilabel",
+    assigns=["doc.cats"],
+    default_config={
+        "model": {"@architectures": "spacy-albert.TextClassifier.v1", "tok2vec": LISTENER},
+        "threshold": 0.5,
+        "scorer": {"@scorers": "spacy.textcat_multilabel_scorer.v2"},
+    },
+    default_score_weights=TEXTCAT_SCORES,
+)
+def make_textcat_multilabel(
+    nlp: Language, name: str, model: Model, threshold: float, scorer: Optional[Callable]
+) -> Any:
+    """Make a text classifier where any number of classes can be true, on ALBERT.
+
+    nlp (Language): The pipeline.
+    name (str): The name of the component.
+    model (Model): From spacy-albert.TextClassifier.v1.
+    threshold (float): What a class must reach to count as true in scoring.
+    scorer (Callable): The scoring method.
+    RETURNS (AlbertTextcatMultilabel): The component.
+    """
+    from .components.textcat import AlbertTextcatMultilabel
+
+    return AlbertTextcatMultilabel(nlp.vocab, model, name, threshold=threshold, scorer=scorer)
