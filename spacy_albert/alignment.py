@@ -1,0 +1,48 @@
+"""Which pieces belong to which token."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .tokenization import Pieces
+
+
+class Alignment(NamedTuple):
+    """The pieces of every token, ragged: token `t` owns the next `counts[t]` entries of `pieces`.
+
+    A piece that crosses a token border belongs to both sides ("▁cannot" to "can" and to "not").
+    White space tokens and characters that ALBERT drops have no pieces.
+    """
+
+    pieces: np.ndarray  # (A,) piece numbers, token by token
+    counts: np.ndarray  # (T,) pieces per token
+
+
+def align(token_starts: np.ndarray, token_ends: np.ndarray, pieces: Pieces) -> Alignment:
+    """Find the pieces that stand for at least one character of each token.
+
+    Pieces and tokens are both in text order, so a token's pieces are consecutive among those that
+    stand for anything: two binary searches give the range. A bare "▁" stands for nothing and
+    belongs to no token.
+
+    token_starts (np.ndarray): First character of each token, ascending.
+    token_ends (np.ndarray): One past the last character of each token.
+    pieces (Pieces): The pieces of the same text.
+    RETURNS (Alignment): The pieces of every token.
+    """
+    visible = np.flatnonzero(pieces.ends > pieces.starts)
+    first = np.searchsorted(pieces.ends[visible], token_starts, side="right")
+    stop = np.searchsorted(pieces.starts[visible], token_ends, side="left")
+    counts = np.maximum(stop - first, 0)
+    return Alignment(visible[expand(first, counts)], counts)
+
+
+def expand(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Concatenate the ranges `start, start + 1, ...` of `count` numbers each.
+
+    starts (np.ndarray): First number of each range.
+    counts (np.ndarray): Length of each range.
+    RETURNS (np.ndarray): All numbers, range by range.
+    """
+    before = np.cumsum(counts) - counts
+    return np.repeat(starts - before, counts) + np.arange(counts.sum())
