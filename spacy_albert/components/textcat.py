@@ -1,0 +1,129 @@
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from spacy.tokens import Doc
+from spacy.training import Example
+from thinc.api import Model
+from torch import Tensor
+
+from ..layers import encoder_of
+from .pipe import AlbertHead
+
+
+class AlbertTextcat(AlbertHead):
+    """Text classification with exclusive classes: one score each in `doc.cats`, which sum to 1."""
+
+    kind = "text"
+    architecture = "spacy-albert.TextClassifier.v1"
+    exclusive = True
+
+    # From documents to annotations
+
+    def predict(self, docs: Iterable[Doc]) -> list[np.ndarray]:
+        """Score the classes, without touching the documents.
+
+        docs (Iterable[Doc]): The documents.
+        RETURNS (list[np.ndarray]): Probabilities, (K,) each.
+        """
+        answers = self.answers(docs)
+        return list(self.probabilities(torch.stack(answers)).numpy()) if answers else []
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(D, K) logits -> (D, K) probabilities."""
+        return logits.softmax(dim=1) if self.exclusive else logits.sigmoid()
+
+    def set_annotations(self, docs: Iterable[Doc], predictions: Iterable[np.ndarray]) -> None:
+        """Write the scores into `doc.cats`.
+
+        docs (Iterable[Doc]): The documents.
+        predictions (Iterable[np.ndarray]): From `predict`.
+        """
+        for doc, scores in zip(docs, predictions):
+            doc.cats.update(zip(self.labels, scores.tolist()))
+
+    # Training
+
+    def get_loss(
+        self, examples: Iterable[Example], scores: list[Tensor]
+    ) -> tuple[float, list[Tensor]]:
+        """Compare with the gold classes: mean cross-entropy over the annotated documents, or over
+        the annotated labels where classes are not exclusive.
+
+        examples (Iterable[Example]): The examples. A document without any class, or a label that
+            is not among a document's classes, does not count.
+        scores (list[Tensor]): Logits, (K,) each.
+        RETURNS (tuple[float, list[Tensor]]): The loss, and its gradient by the logits.
+        """
+        logits = torch.stack(scores).detach().requires_grad_()  # (D, K)
+        gold = [
+            [example.reference.cats.get(label, np.nan) for label in self.labels]
+            for example in examples
+        ]
+        truth = torch.tensor(gold, dtype=logits.dtype, device=logits.device)  # (D, K)
+        if self.exclusive:
+            truth = truth.nan_to_num(0.0)
+            known = truth.sum(dim=1) > 0
+            per_doc = F.cross_entropy(logits, truth, reduction="none")
+            loss = (per_doc * known).sum() / known.sum().clamp(min=1)
+        else:
+            known = ~truth.isnan()
+            per_label = F.binary_cross_entropy_with_logits(
+                logits, truth.nan_to_num(0.0), reduction="none"
+            )
+            loss = (per_label * known).sum() / known.sum().clamp(min=1)
+        (gradient,) = torch.autograd.grad(loss, logits)
+        return loss.item(), list(gradient)
+
+    def update(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, float]:
+        """Learn from a batch of examples.
+
+        examples (Iterable[Example]): The examples.
+        RETURNS (dict[str, float]): The losses.
+
+        DOCS: https://spacy.io/api/pipe#update
+        """
+        examples = list(examples)
+        for example in examples:
+            self._validate(example)
+        return super().update(examples, **kwargs)
+
+    def labels_of(self, example: Example) -> Iterable[str]:
+        """RETURNS (Iterable[str]): The classes of an example."""
+        self._validate(example)
+        return example.reference.cats
+
+    def _validate(self, example: Example) -> None:
+        # Other components may have classes of their own in the same document
+        cats = example.reference.cats
+        cats = {label: cats[label] for label in self.labels or cats if label in cats}
+        if any(value not in (0.0, 1.0) for value in cats.values()):
+            raise ValueError(f"The classes of a training document must be 0 or 1, not {cats}.")
+        if self.exclusive and sum(cats.values()) > 1:
+            raise ValueError(
+                f"Component {self.name!r} has exclusive classes, and a training document belongs "
+                f"to several: {cats}. Use albert_textcat_multilabel for such data."
+            )
+
+    # Weights
+
+    def make_weights(self, tok2vec: Model) -> None:
+        """Make fresh weights, and take over the pooler that the encoder was pre-trained with."""
+        super().make_weights(tok2vec)
+        if self.exclusive and len(self.labels) < 2:
+            raise ValueError(
+                f"Component {self.name!r} chooses between classes and the data has only "
+                f"{self.labels[0]!r}. Add the others, or use albert_textcat_multilabel."
+            )
+        head: Any = self.head.module
+        head.pooler.load_state_dict(encoder_of(tok2vec).reader.model.pooler.state_dict())
+
+
+class AlbertTextcatMultilabel(AlbertTextcat):
+    """Text classification where any number of classes can be true: one score each in `doc.cats`,
+    between 0 and 1.
+    """
+
+    exclusive = False

@@ -1,0 +1,265 @@
+"""The thinc side: an encoder, a listener to one, and a head on either.
+
+Two ways lead through the same weights. `read` is for annotation: the encoder reads once and the
+heads take what they need from each batch. `begin_update` is for training: the encoder's states
+become leaves of the heads' graphs, every head's gradient adds up in them, and the encoder goes
+backward once.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from spacy.attrs import LENGTH, SPACY
+from spacy.tokens import Doc
+from thinc.api import Model
+from torch import Tensor
+
+from .heads import ClsStates, States
+from .reader import Reading, Readout, Span
+from .shims import EncoderShim, HeadShim
+
+
+class Activations:
+    """What the encoder made of a training batch, and the way back into it."""
+
+    def __init__(self, docs: Sequence[Doc], reading: Reading, pieces: Tensor, windows: Tensor):
+        """Cut the graph between encoder and heads.
+
+        docs (Sequence[Doc]): The documents read.
+        reading (Reading): How they were read.
+        pieces (Tensor): State of each piece, (P, H).
+        windows (Tensor): State of [CLS] in each window, (W, H).
+        """
+        self.docs = list(docs)
+        self.reading = reading
+        self._roots = {"pieces": pieces, "windows": windows}
+        self._leaves = {unit: t.detach().requires_grad_() for unit, t in self._roots.items()}
+
+    def apply(self, readout: Readout) -> list[Tensor]:
+        """Compute a head's answers, ready to be differentiated.
+
+        readout (Readout): The head.
+        RETURNS (list[Tensor]): One tensor a document.
+        """
+        return readout.pool(readout(self._leaves[readout.unit]), self.reading)
+
+    def backward(self) -> bool:
+        """Send the gradients that heads left here into the encoder.
+
+        RETURNS (bool): Whether there were any.
+        """
+        ways = [
+            (self._roots[unit], leaf.grad)
+            for unit, leaf in self._leaves.items()
+            if leaf.grad is not None
+        ]
+        trained = [(root, grad) for root, grad in ways if root.requires_grad]
+        if trained:
+            roots, grads = zip(*trained)
+            torch.autograd.backward(roots, grads)
+        return bool(ways)
+
+    def is_of(self, docs: Sequence[Doc]) -> bool:
+        """RETURNS (bool): Whether these are the activations of these documents."""
+        return len(docs) == len(self.docs) and all(a is b for a, b in zip(docs, self.docs))
+
+    @property
+    def is_awaited(self) -> bool:
+        """RETURNS (bool): Whether the encoder is in training and no head has been here yet."""
+        trains = any(root.requires_grad for root in self._roots.values())
+        return trains and all(leaf.grad is None for leaf in self._leaves.values())
+
+
+class Answers(WeakKeyDictionary[Doc, Tensor]):
+    """What the encoder has read out for a head, for as long as the documents live."""
+
+    def __reduce__(self) -> tuple:
+        return Answers, ()  # a pipeline goes to another process without its documents
+
+
+class AlbertListener(Model):
+    """Stands for an encoder further up the pipeline in the model of a head."""
+
+    def __init__(self, upstream: str):
+        """Make a listener without an encoder; the encoder finds it.
+
+        upstream (str): Name of the encoder component, or "*" for whichever there is.
+        """
+        super().__init__("albert-listener", listener_forward, dims={"nO": None})
+        self.upstream_name = upstream
+        self.upstream: Any = None  # the AlbertEncoder component, once found
+        self.head: HeadShim | None = None  # what this head reads out, set with the head's model
+        self.answers = Answers()
+
+    def connected(self) -> Any:
+        """RETURNS (AlbertEncoder): The encoder component.
+        RAISES (ValueError): If there is none in the pipeline.
+        """
+        if self.upstream is None:
+            wanted = "" if self.upstream_name == "*" else f" named {self.upstream_name!r}"
+            raise ValueError(
+                f"This component listens to an ALBERT encoder{wanted}, and the pipeline has none "
+                "before it. Add one before it: "
+                f'nlp.add_pipe("albert", name="{self.upstream_name.replace("*", "albert")}", '
+                'first=True). Or give the component an encoder of its own: config={"model": '
+                '{"tok2vec": {"@architectures": "spacy-albert.Albert.v1"}}}.'
+            )
+        return self.upstream
+
+
+def albert_layer(**settings: Any) -> Model:
+    """Make an encoder without weights.
+
+    **settings: Arguments of Reader.
+    RETURNS (Model[list[Doc], Activations]): The encoder.
+    """
+    return Model("albert", albert_forward, shims=[EncoderShim(settings)], dims={"nO": None})
+
+
+def head_layer(tok2vec: Model, kind: str, **settings: Any) -> Model:
+    """Put a head on an encoder or on a listener.
+
+    tok2vec (Model): From `albert_layer`, or an AlbertListener.
+    kind (str): "tokens" or "text".
+    **settings: Further arguments of the head.
+    RETURNS (Model[list[Doc], list[Tensor]]): Gives one tensor of logits a document.
+    RAISES (ValueError): If `tok2vec` is some other model.
+    """
+    if tok2vec.name not in ("albert", "albert-listener"):
+        raise ValueError(
+            f"An ALBERT head needs ALBERT states, and model.tok2vec is {tok2vec.name!r}. Use "
+            '{"@architectures": "spacy-albert.AlbertListener.v1"} to listen to an "albert" '
+            'component, or {"@architectures": "spacy-albert.Albert.v1"} for an encoder of its own.'
+        )
+    shim = HeadShim(kind, settings)
+    if isinstance(tok2vec, AlbertListener):
+        tok2vec.head = shim
+    return Model(
+        "albert-head", head_forward, layers=[tok2vec], shims=[shim], attrs={"dropout_rate": 0.0}
+    )
+
+
+def encoder_of(model: Model) -> EncoderShim:
+    """Find the encoder that a layer reads with, its own or its upstream's.
+
+    model (Model): An encoder, or a listener.
+    RETURNS (EncoderShim): The encoder.
+    """
+    if isinstance(model, AlbertListener):
+        model = model.connected().model
+    return cast(EncoderShim, model.shims[0])
+
+
+def read(model: Model, docs: Sequence[Doc], readouts: Sequence[Readout]) -> list[list[Tensor]]:
+    """Annotate: read documents once, for any number of heads.
+
+    model (Model): An encoder, or a listener.
+    docs (Sequence[Doc]): The documents.
+    readouts (Sequence[Readout]): The heads.
+    RETURNS (list[list[Tensor]]): For each head one tensor a document, on the CPU.
+    """
+    encoder = encoder_of(model)
+    reader = encoder.reader
+    reading = reader.prepare([spans(doc) for doc in docs])
+    for doc, n_windows in zip(docs, reading.windows_per_doc):
+        doc._.n_windows = int(n_windows)
+    if not docs:
+        return [[] for _ in readouts]
+    encoder.module.eval()
+    for readout in readouts:
+        cast(torch.nn.Module, readout).eval().to(reader.engine.device)
+    with torch.inference_mode():
+        rows = reader.read(reading, readouts)
+        return [r.pool(found.cpu(), reading) for r, found in zip(readouts, rows)]
+
+
+def activate(model: Model, docs: Sequence[Doc], is_train: bool) -> Activations:
+    """Train: read documents and keep the graph.
+
+    model (Model): An encoder, or a listener.
+    docs (Sequence[Doc]): The documents.
+    is_train (bool): Whether the encoder itself is being trained.
+    RETURNS (Activations): The states, for heads to read.
+    """
+    encoder = encoder_of(model)
+    reading = encoder.reader.prepare([spans(doc) for doc in docs])
+    encoder.module.train(is_train)
+    with torch.set_grad_enabled(is_train):
+        pieces, windows = encoder.reader.read(reading, [States(), ClsStates()])
+    return Activations(docs, reading, pieces, windows)
+
+
+def albert_forward(
+    model: Model, docs: Sequence[Doc], is_train: bool
+) -> tuple[Activations, Callable]:
+    """Documents -> activations."""
+    activations = activate(model, docs, is_train)
+
+    def backprop(_: Any) -> Sequence[Doc]:
+        activations.backward()
+        return docs
+
+    return activations, backprop
+
+
+def listener_forward(
+    model: AlbertListener, docs: Sequence[Doc], is_train: bool
+) -> tuple[Activations, Callable]:
+    """Documents -> the activations that the encoder has for them in this step of training."""
+    # The encoder goes backward itself, when every head has left its gradient
+    return model.connected().activations(docs), lambda _: docs
+
+
+def head_forward(
+    model: Model, docs: Sequence[Doc], is_train: bool
+) -> tuple[list[Tensor], Callable]:
+    """Documents -> one tensor of logits a document."""
+    tok2vec = model.layers[0]
+    head: Any = cast(HeadShim, model.shims[0]).module
+    if not is_train:
+        return answers_of(tok2vec, docs, head), lambda _: docs
+    activations, backprop_encoder = tok2vec(docs, is_train)
+    head.train().to(encoder_of(tok2vec).reader.engine.device)
+    head.classifier.dropout = model.attrs["dropout_rate"]
+    logits = activations.apply(head)
+
+    def backprop(d_logits: list[Tensor]) -> Sequence[Doc]:
+        torch.autograd.backward(logits, d_logits)
+        backprop_encoder(activations)
+        return docs
+
+    return logits, backprop
+
+
+def answers_of(tok2vec: Model, docs: Sequence[Doc], readout: Readout) -> list[Tensor]:
+    """Take what the encoder has already read out for a head, and have it read the rest.
+
+    tok2vec (Model): An encoder, or a listener.
+    docs (Sequence[Doc]): The documents.
+    readout (Readout): The head.
+    RETURNS (list[Tensor]): One tensor a document.
+    """
+    waiting = tok2vec.answers if isinstance(tok2vec, AlbertListener) else {}
+    answers = [waiting.pop(doc, None) for doc in docs]
+    if readout.unit == "pieces":  # merged or split tokens need another look
+        answers = [a if a is not None and len(a) == len(d) else None for a, d in zip(answers, docs)]
+    missing = [i for i, answer in enumerate(answers) if answer is None]
+    if missing:
+        (found,) = read(tok2vec, [docs[i] for i in missing], [readout])
+        for i, answer in zip(missing, found):
+            answers[i] = answer
+    return cast(list[Tensor], answers)
+
+
+def spans(doc: Doc) -> Span:
+    """Look up a document's tokens without making Token objects.
+
+    doc (Doc): The document.
+    RETURNS (Span): Its text and the character offsets of its tokens.
+    """
+    lengths, spaces = doc.to_array([LENGTH, SPACY]).astype(np.int64).reshape(len(doc), 2).T
+    starts = np.cumsum(lengths + spaces) - lengths - spaces
+    return Span(doc.text, starts, starts + lengths)
