@@ -30,6 +30,7 @@ TEXTCAT_SCORES = {
 
 @Language.factory(
     "albert",
+    assigns=["doc._.n_windows"],
     default_config={
         "model": {
             "@architectures": "spacy-albert.Albert.v1",
@@ -55,7 +56,14 @@ def make_albert(nlp: Language, name: str, model: Model) -> Any:
 
 @Language.factory(
     "albert_ner",
-    assigns=["doc.ents", "token.ent_iob", "token.ent_type", "doc.spans"],
+    assigns=[
+        "doc.ents",
+        "token.ent_iob",
+        "token.ent_type",
+        "doc.spans",
+        "span._.score",
+        "doc._.n_windows",
+    ],
     default_config={
         "model": {
             "@architectures": "spacy-albert.TokenClassifier.v1",
@@ -86,7 +94,7 @@ def make_ner(
 
 @Language.factory(
     "albert_textcat",
-    assigns=["doc.cats"],
+    assigns=["doc.cats", "doc._.n_windows"],
     default_config={
         "model": {"@architectures": "spacy-albert.TextClassifier.v1", "tok2vec": LISTENER},
         "threshold": 0.0,
@@ -113,7 +121,7 @@ def make_textcat(
 
 @Language.factory(
     "albert_textcat_multilabel",
-    assigns=["doc.cats"],
+    assigns=["doc.cats", "doc._.n_windows"],
     default_config={
         "model": {"@architectures": "spacy-albert.TextClassifier.v1", "tok2vec": LISTENER},
         "threshold": 0.5,
