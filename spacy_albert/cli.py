@@ -1,0 +1,172 @@
+"""`python -m spacy albert ...`: the commands of the plugin.
+
+spaCy imports this module for every command of its own, so what a command needs is imported when it
+runs.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Optional
+
+import typer
+from spacy.cli._util import app as spacy_app
+
+albert_cli = typer.Typer(
+    name="albert",
+    help="ALBERT in spaCy: convert checkpoints, write training configs, annotate collections.",
+    no_args_is_help=True,
+)
+spacy_app.add_typer(albert_cli)
+
+
+class Task(str, Enum):
+    auto = "auto"
+    encoder = "encoder"
+    ner = "ner"
+    textcat = "textcat"
+    textcat_multilabel = "textcat_multilabel"
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Show an expected error as a sentence, without a traceback, and exit with 1."""
+    from wasabi import msg
+
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        msg.fail(str(error), exits=1)
+
+
+def check_free(path: Path, force: bool) -> None:
+    """Refuse to write over something.
+
+    path (Path): The file or directory to be written.
+    force (bool): Write over it all the same.
+    """
+    is_taken = path.is_file() or (path.is_dir() and any(path.iterdir()))
+    if is_taken and not force:
+        raise ValueError(f"{path} exists. Choose another name, or write over it with --force.")
+
+
+@albert_cli.command("convert")
+def convert_cli(
+    source: Path = typer.Argument(
+        ..., metavar="HF_DIR", help="A Hugging Face directory (with --to-hf: a spaCy pipeline)."
+    ),
+    output: Path = typer.Argument(..., metavar="OUT", help="The directory to write."),
+    to_hf: bool = typer.Option(
+        False, "--to-hf", help="The other way: from a spaCy pipeline to a Hugging Face directory."
+    ),
+    task: Task = typer.Option(
+        Task.auto,
+        "--task",
+        "-t",
+        help="What the checkpoint's head does. auto: as config.json says.",
+    ),
+    lang: str = typer.Option("en", "--lang", "-l", help="Language of the spaCy tokenizer."),
+    component: Optional[str] = typer.Option(
+        None,
+        "--component",
+        "-c",
+        help="With --to-hf: the component to write, if there are several.",
+    ),
+    force: bool = typer.Option(False, "--force", "-F", help="Write over OUT if it exists."),
+) -> None:
+    """Turn a Hugging Face ALBERT into a working spaCy pipeline, or back.
+
+    Encoders, token classifiers (labels in BIO, BIOES, BILOU or IO) and sequence classifiers (single
+    or multi-label) are converted with their weights, vocabulary and labels, in safetensors or
+    PyTorch's format. The result needs neither the network nor the transformers library.
+
+    Examples:
+
+      python -m spacy albert convert ./albert-base-v2 ./encoder
+
+      python -m spacy albert convert ./my-conll-model ./ner_pipeline
+
+      python -m spacy albert convert ./ner_pipeline ./back --to-hf
+    """
+    from wasabi import msg
+
+    with clear_errors():
+        check_free(output, force)
+        if to_hf:
+            import spacy
+
+            from .convert import to_hugging_face
+            from .locate import find_pipeline
+
+            where = find_pipeline(source)
+            if where is None:
+                raise ValueError(f"{source} is no spaCy pipeline: it has no config.cfg.")
+            architecture = to_hugging_face(spacy.load(where), output, component=component)
+            msg.good(f"Wrote {output}: load it with transformers.{architecture}.")
+            return
+        from .convert import from_hugging_face
+
+        nlp = from_hugging_face(source, lang=lang, task=task.value)
+        nlp.to_disk(output)
+        labels = [label for of_pipe in nlp.pipe_labels.values() for label in of_pipe]
+        msg.good(f"Wrote {output}: {', '.join(nlp.pipe_names)}.")
+        if labels:
+            msg.text(f"Labels: {', '.join(labels)}")
+        msg.text(f"Use it: nlp = spacy.load({str(output)!r})")
+
+
+@albert_cli.command("init-config")
+def init_config_cli(
+    output: Path = typer.Argument(
+        ..., metavar="OUT", help="The config file to write, or - for the standard output."
+    ),
+    pipeline: str = typer.Option(
+        "ner",
+        "--pipeline",
+        "-p",
+        help="The heads, with commas: ner, textcat, textcat_multilabel. They share one encoder.",
+    ),
+    encoder: str = typer.Option(
+        "en_albert_sm",
+        "--encoder",
+        "-e",
+        help="Where to start from: a Hugging Face directory, a pipeline, or an embedded one.",
+    ),
+    scratch: bool = typer.Option(
+        False,
+        "--scratch",
+        help="Start from random weights in a small shape; only the vocabulary is the encoder's.",
+    ),
+    lang: str = typer.Option("en", "--lang", "-l", help="Language of the pipeline."),
+    force: bool = typer.Option(False, "--force", "-F", help="Write over OUT if it exists."),
+) -> None:
+    """Write a complete training config for spacy train.
+
+    The config is filled in and trains as it is: python -m spacy train OUT --paths.train
+    train.spacy --paths.dev dev.spacy. The learning rate fits the width of the encoder.
+
+    Examples:
+
+      python -m spacy albert init-config ner.cfg
+
+      python -m spacy albert init-config both.cfg -p ner,textcat -e ./albert-base-v2
+    """
+    from wasabi import msg
+
+    with clear_errors():
+        from .configs import config_text, training_config
+
+        heads = [head.strip() for head in pipeline.split(",") if head.strip()]
+        config = training_config(heads, lang=lang, encoder=encoder, scratch=scratch)
+        if str(output) == "-":
+            sys.stdout.write(config_text(config))
+            return
+        check_free(output, force)
+        output.write_text(config_text(config), encoding="utf8")
+        msg.good(f"Wrote {output}.")
+        msg.text(
+            f"Train: python -m spacy train {output} --output ./model "
+            "--paths.train train.spacy --paths.dev dev.spacy"
+        )

@@ -1,0 +1,142 @@
+"""Hugging Face checkpoints as spaCy pipelines, and back."""
+
+from pathlib import Path
+from typing import Any
+
+import spacy
+from spacy.language import Language
+
+from .checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from .components.encoder import AlbertEncoder
+from .components.ner import AlbertNER
+from .components.pipe import AlbertHead
+from .components.textcat import AlbertTextcat
+from .layers import encoder_of
+from .locate import find_encoder
+from .shims import cpu_tensors
+
+#: What a checkpoint can become: the factory, the name, and what the model needs beside defaults.
+TASKS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "ner": ("albert_ner", "ner", {"pooling": "first"}),
+    "textcat": ("albert_textcat", "textcat", {}),
+    "textcat_multilabel": ("albert_textcat_multilabel", "textcat", {}),
+}
+
+
+def from_hugging_face(directory: Path, *, lang: str = "en", task: str = "auto") -> Language:
+    """Make a spaCy pipeline of a Hugging Face ALBERT.
+
+    directory (Path): A directory with config.json, weights and tokenizer.
+    lang (str): The language whose tokenizer rules to use.
+    task (str): "encoder", "ner", "textcat", "textcat_multilabel", or "auto": what its config says.
+    RETURNS (Language): A pipeline with the encoder and, if the checkpoint has one, a head.
+    RAISES (ValueError): If the checkpoint is not an ALBERT, or its head cannot be used.
+    """
+    checkpoint = load_checkpoint(directory)
+    task = task_of(checkpoint, directory) if task == "auto" else task
+    if task != "encoder" and "classifier.weight" not in checkpoint.heads:
+        raise ValueError(f"{directory} has no classifier, so it cannot become a {task!r} pipeline.")
+    nlp = spacy.blank(lang)
+    encoder: Any = nlp.add_pipe("albert")
+    encoder.initialize(list, encoder=lambda shim: shim.load(find_encoder(directory)))
+    nlp.meta["name"] = Path(directory).resolve().name
+    if task != "encoder":
+        factory, name, model = TASKS[task]
+        add_head(nlp.add_pipe(factory, name=name, config={"model": model}), checkpoint)
+    return nlp
+
+
+def task_of(checkpoint: Checkpoint, directory: Path) -> str:
+    """Read from a checkpoint's config what it was trained to do.
+
+    checkpoint (Checkpoint): The checkpoint.
+    directory (Path): Where it comes from, for messages.
+    RETURNS (str): "encoder" or one of TASKS.
+    RAISES (ValueError): If it has a head that the config does not explain, or a regression.
+    """
+    settings = checkpoint.settings
+    architecture = (settings.get("architectures") or [""])[0]
+    if architecture.endswith("ForTokenClassification"):
+        return "ner"
+    if architecture.endswith("ForSequenceClassification"):
+        problem = settings.get("problem_type")
+        if problem == "regression" or len(checkpoint.heads["classifier.weight"]) == 1:
+            raise ValueError(
+                f"{directory} was trained for regression, not classification. Convert the encoder "
+                "alone with --task encoder."
+            )
+        is_multilabel = problem == "multi_label_classification"
+        return "textcat_multilabel" if is_multilabel else "textcat"
+    if "classifier.weight" in checkpoint.heads and not architecture:
+        raise ValueError(
+            f"{directory} has a classifier, and its config.json does not say for what (it lacks "
+            f"`architectures`). Say it with --task: {', '.join(TASKS)}, or encoder."
+        )
+    return "encoder"
+
+
+def add_head(component: Any, checkpoint: Checkpoint) -> None:
+    """Give a component the classifier of a checkpoint, and its labels.
+
+    component (AlbertHead): A component without labels.
+    checkpoint (Checkpoint): The checkpoint.
+    """
+    weights = {k: v for k, v in checkpoint.heads.items() if k.startswith("classifier.")}
+    n_classes, hidden_size = weights["classifier.weight"].shape
+    names = checkpoint.settings.get("id2label") or {i: f"LABEL_{i}" for i in range(n_classes)}
+    labels = [label for _, label in sorted((int(i), label) for i, label in names.items())]
+    if isinstance(component, AlbertNER):
+        component.set_tags(labels)
+    else:
+        for label in labels:
+            component.add_label(label)
+        for part in ("weight", "bias"):
+            weights[f"pooler.{part}"] = checkpoint.encoder[f"pooler.{part}"]
+    component.head.make(hidden_size, n_classes).load_state_dict(weights)
+
+
+def to_hugging_face(nlp: Language, output: Path, *, component: str | None = None) -> str:
+    """Write a pipeline's encoder and one of its heads as a Hugging Face directory.
+
+    nlp (Language): The pipeline.
+    output (Path): The directory to write.
+    component (str | None): The head, or the encoder component to write that alone. May be left out
+        if there is one head, or none.
+    RETURNS (str): The class of `transformers` that loads the directory.
+    RAISES (ValueError): If there is nothing to write, or a choice to make.
+    """
+    pipes = dict(nlp.components)
+    ours = [n for n, pipe in pipes.items() if isinstance(pipe, AlbertEncoder | AlbertHead)]
+    heads = [name for name in ours if isinstance(pipes[name], AlbertHead)]
+    if component is None and len(heads) > 1:
+        raise ValueError(
+            f"A checkpoint holds one head and this pipeline has {', '.join(heads)}. Choose one "
+            f"with --component, or the encoder alone: one of {', '.join(ours)}."
+        )
+    component = component or next(iter(heads or ours), None)
+    if component not in ours:
+        raise ValueError(
+            f"The pipeline has no ALBERT component {component!r}."
+            if component
+            else "The pipeline has no ALBERT component."
+        ) from None
+    pipe: Any = pipes[component]
+    is_head = isinstance(pipe, AlbertHead)
+    reader = encoder_of(pipe.model.layers[0] if is_head else pipe.model).reader
+    encoder = cpu_tensors(reader.model)
+    weights: dict[str, Any] = {}
+    settings: dict[str, Any] = {"architectures": ["AlbertModel"]}
+    if is_head:
+        weights = cpu_tensors(pipe.head.module)
+        names = pipe.tagset.tags if isinstance(pipe, AlbertNER) else pipe.labels
+        settings = {"id2label": {str(i): name for i, name in enumerate(names)}}
+        kind = "Sequence" if isinstance(pipe, AlbertTextcat) else "Token"
+        settings["architectures"] = [f"AlbertFor{kind}Classification"]
+        if isinstance(pipe, AlbertTextcat):
+            problem = "single_label" if pipe.exclusive else "multi_label"
+            settings["problem_type"] = f"{problem}_classification"
+            for part in ("weight", "bias"):
+                encoder[f"pooler.{part}"] = weights.pop(f"pooler.{part}")
+    save_checkpoint(output, reader.model.config, encoder, weights, settings)
+    reader.tokenizer.save(output)
+    return settings["architectures"][0]
