@@ -5,9 +5,10 @@ import pyarrow as pa
 import pytest
 from spacy.training import Example
 from spacy.util import fix_random_seed
+from tables import CODE, ruler, texts, write
+
 from spacy_albert_jobs import run
 from spacy_albert_jobs.worker import Annotator, import_code
-from tables import CODE, ruler, texts, write
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,9 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 import spacy
-from spacy_albert_jobs import JobError, annotate
 from tables import CODE, contents, notes, read, state, texts, write
+
+from spacy_albert_jobs import JobError, annotate
 
 ENTS = pa.list_(
     pa.struct(

@@ -7,12 +7,13 @@ import sys
 import pyarrow as pa
 import pytest
 from rich.console import Console
-from spacy_albert_jobs import JobError, annotate, cli, run
-from spacy_albert_jobs.show import show
-from spacy_albert_jobs.summary import Summary
 from tables import read, write
 from typer.main import get_command
 from typer.testing import CliRunner
+
+from spacy_albert_jobs import JobError, annotate, cli, run
+from spacy_albert_jobs.show import show
+from spacy_albert_jobs.summary import Summary
 
 runner = CliRunner()
 

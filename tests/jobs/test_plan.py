@@ -9,11 +9,12 @@ import spacy
 from hypothesis import given
 from hypothesis import strategies as st
 from spacy.language import Language
+from tables import ruler
+
 from spacy_albert_jobs.errors import JobError
 from spacy_albert_jobs.inputs import InputFile, RowGroup, common_type, select
 from spacy_albert_jobs.outputs import Outputs
 from spacy_albert_jobs.plan import Plan, cut, default_shard_size, hash_folder
-from tables import ruler
 
 SCHEMA = pa.schema([("text", pa.string())])
 

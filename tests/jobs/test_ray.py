@@ -15,9 +15,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tables import CODE, contents, notes, read, state, texts, write
+
 from spacy_albert_jobs import JobError, annotate, pool
 from spacy_albert_jobs.pool import Counts, Resources, connected, pool_size
-from tables import CODE, contents, notes, read, state, texts, write
 
 COMMAND = [sys.executable, "-m", "spacy", "albert", "annotate"]
 

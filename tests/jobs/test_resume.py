@@ -4,8 +4,9 @@ import shutil
 
 import pyarrow.parquet as pq
 import pytest
-from spacy_albert_jobs import JobError, annotate, run
 from tables import contents, notes, read, state, write
+
+from spacy_albert_jobs import JobError, annotate, run
 
 
 @pytest.fixture

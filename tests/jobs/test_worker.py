@@ -11,14 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from spacy.language import Language
 from spacy.tokens import Doc, Span
+from tables import CODE, write
+from util import initialized
+
 from spacy_albert_jobs import worker
 from spacy_albert_jobs.inputs import read_footers, select
 from spacy_albert_jobs.outputs import Outputs
 from spacy_albert_jobs.plan import Shard, cut
 from spacy_albert_jobs.storage import TEMPORARY, Folder
 from spacy_albert_jobs.worker import Annotator, Job, committed
-from tables import CODE, write
-from util import initialized
 
 
 @pytest.fixture

@@ -1,0 +1,75 @@
+"""The training configs: complete, the same as those that ship, and they train."""
+
+from pathlib import Path
+
+import pytest
+import spacy
+from spacy.cli.train import train
+from spacy.tokens import Doc, DocBin, Span
+from thinc.api import Config
+from typer.testing import CliRunner
+
+import spacy_albert_pipelines
+from spacy_albert.cli import albert_cli
+from spacy_albert.configs import training_config
+
+SHIPPED = {
+    "ner": ["ner"],
+    "textcat": ["textcat"],
+    "textcat_multilabel": ["textcat_multilabel"],
+    "ner_textcat": ["ner", "textcat"],
+}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_configs_are_what_the_command_writes(name):
+    shipped = Config().from_disk(spacy_albert_pipelines.resolve(f"{name}.cfg"), interpolate=False)
+    assert shipped == training_config(SHIPPED[name])
+
+
+@pytest.fixture
+def corpus(tmp_path) -> Path:
+    nlp = spacy.blank("en")
+    docs = []
+    for place, word, label in [("London", "good", "POS"), ("Paris", "bad", "NEG")] * 20:
+        doc = nlp.make_doc(f"{place} was a {word} city.")
+        doc.set_ents([Span(doc, 0, 1, "LOC")])
+        doc.cats = {"POS": float(label == "POS"), "NEG": float(label == "NEG")}
+        docs.append(doc)
+    docs.append(Doc(nlp.vocab, words=["unannotated"]))
+    DocBin(docs=docs).to_disk(tmp_path / "corpus.spacy")
+    return tmp_path / "corpus.spacy"
+
+
+@pytest.mark.parametrize("scratch", [False, True])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_configs_train_as_they_are(name, scratch, corpus, tmp_path):
+    config = training_config(SHIPPED[name], scratch=scratch)
+    config.to_disk(tmp_path / "config.cfg")
+    short = {"training.max_steps": 2, "training.eval_frequency": 1}
+    paths = {"paths.train": str(corpus), "paths.dev": str(corpus)}
+    train(tmp_path / "config.cfg", tmp_path / "out", overrides={**paths, **short})
+    nlp = spacy.load(tmp_path / "out" / "model-last")
+    doc = nlp("London was a good city.")
+    assert not doc.cats or set(doc.cats) == {"POS", "NEG"}
+    assert ("textcat" in name) == bool(doc.cats)
+
+
+def test_command(tmp_path):
+    run = CliRunner().invoke
+    out = tmp_path / "config.cfg"
+    assert run(albert_cli, ["init-config", str(out), "-p", "ner,textcat"]).exit_code == 0
+    config = Config().from_disk(out, interpolate=False)
+    assert config["nlp"]["pipeline"] == ["albert", "ner", "textcat"]
+    assert run(albert_cli, ["init-config", str(out)]).exit_code == 1
+    printed = run(albert_cli, ["init-config", "-", "-p", "textcat"])
+    assert Config().from_str(printed.output, interpolate=False) == training_config(["textcat"])
+    for arguments, why in [
+        (["-p", "tagger"], "'tagger'"),
+        (["-p", ""], "Choose from"),
+        (["-p", "textcat,textcat_multilabel"], "both learn"),
+        (["-e", "nowhere"], "'nowhere'"),
+    ]:
+        result = run(albert_cli, ["init-config", "-", *arguments])
+        assert result.exit_code == 1
+        assert why in result.output
