@@ -1,4 +1,4 @@
-# make demo · make test · make lint · make bench ... each makes its own environment first.
+# make demo · make test · make lint: each makes its own environment first.
 # Python 3.10 or later; another one: make test PYTHON=python3.12
 
 PYTHON ?= python3

@@ -301,6 +301,17 @@ def test_a_preset_token_that_albert_cannot_see_is_not_swallowed(nlp):
     assert entities(nlp(taken)) == [("\u200b", "X"), ("London", "LOC")]
 
 
+def test_annotating_twice_changes_nothing(nlp):
+    doc = nlp(" ".join(TEXTS))
+    once = [(ent.text, ent.label_, ent._.score) for ent in doc.ents]
+    scores = doc.spans["ner"].attrs["scores"]
+    assert once
+    doc = nlp(doc)
+    assert [(ent.text, ent.label_, ent._.score) for ent in doc.ents] == once
+    assert [span.text for span in doc.spans["ner"]] == [ent.text for ent in doc.ents]
+    np.testing.assert_array_equal(doc.spans["ner"].attrs["scores"], scores)
+
+
 def test_two_recognizers_in_a_row(trained):
     nlp, other = spacy.load(trained), spacy.load(trained)
     text = TEXTS[0]
@@ -577,9 +588,10 @@ def test_a_head_moves_to_another_pipeline(trained, nlp):
 def test_spacy_knows_what_the_components_assign(nlp):
     analysis = nlp.analyze_pipes()
     assert analysis["summary"]["ner"]["assigns"] == [
-        "doc.ents", "token.ent_iob", "token.ent_type", "doc.spans",
+        "doc.ents", "token.ent_iob", "token.ent_type", "doc.spans", "span._.score",
+        "doc._.n_windows",
     ]  # fmt: skip
-    assert analysis["summary"]["topics"]["assigns"] == ["doc.cats"]
+    assert analysis["summary"]["topics"]["assigns"] == ["doc.cats", "doc._.n_windows"]
     assert not any(analysis["problems"][name] for name in nlp.pipe_names)
 
 

@@ -161,6 +161,24 @@ def test_one_of_several_heads_goes_back(make_checkpoint, tmp_path):
         to_hugging_face(spacy.blank("en"), tmp_path / "out")
 
 
+def test_checkpoint_with_only_a_tokenizer_json(make_checkpoint, tmp_path):
+    model_class = transformers.AlbertForTokenClassification
+    folder = make_checkpoint(model_class, SCHEMES["BIO"])
+    fast = transformers.AlbertTokenizerFast.from_pretrained(folder)
+    (folder / "spiece.model").unlink()
+    fast.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    from_hugging_face(folder).to_disk(tmp_path / "pipeline")
+    nlp = spacy.load(tmp_path / "pipeline")
+    model = model_class.from_pretrained(folder).eval()
+    text = "London was good"  # one piece at the start of each word
+    encoding = fast(text, return_tensors="pt")
+    with torch.no_grad():
+        expected = model(**encoding).logits[0]
+    (logits,) = nlp.get_pipe("ner").answers([nlp.make_doc(text)])
+    firsts = [encoding.word_ids().index(word) for word in range(3)]
+    torch.testing.assert_close(logits, expected[firsts], atol=1e-5, rtol=1e-5)
+
+
 def edit_config(folder, **changes):
     path = folder / "config.json"
     settings = {**json.loads(path.read_text()), **changes}

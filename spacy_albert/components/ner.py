@@ -77,21 +77,25 @@ class AlbertNER(AlbertHead):
         """
         labels = [self.vocab.strings[label] for label in self.tagset.labels]
         for doc, found in zip(docs, predictions):
-            scores = found.scores.tolist()
-            ents = [
-                Span(doc, start, end, label=labels[label])
-                for start, end, label in zip(
-                    found.starts.tolist(), found.ends.tolist(), found.labels.tolist()
-                )
-            ]
-            taken = preset_tokens(doc).nonzero()[0].tolist()
-            blocked = [doc[i : i + 1] for i in taken if not doc[i].ent_type]
-            doc.set_ents([*doc.ents, *ents] if taken else ents, blocked=blocked, default="outside")
-            doc.spans[self.name] = SpanGroup(
-                doc, name=self.name, spans=ents, attrs={"scores": np.array(scores, dtype="f")}
-            )
-            for ent, score in zip(ents, scores):
+            columns = (found.starts, found.ends, found.labels, found.scores)
+            ents = []
+            for start, end, label, score in zip(*(column.tolist() for column in columns)):
+                ent = Span(doc, start, end, label=labels[label])
                 ent._.score = score
+                ents.append(ent)
+            taken = preset_tokens(doc).nonzero()[0].tolist()
+            group = ents
+            if taken:  # some of it perhaps by this component, in an earlier run
+                mine = {(span.start, span.end) for span in doc.spans.get(self.name, ())}
+                again = [ent for ent in doc.ents if (ent.start, ent.end) in mine]
+                group = sorted([*again, *ents], key=lambda ent: ent.start)
+                ents = [*doc.ents, *ents]
+            blocked = [doc[i : i + 1] for i in taken if not doc[i].ent_type]
+            doc.set_ents(ents, blocked=blocked, default="outside")
+            scores = np.array([ent._.score for ent in group], dtype="f")
+            doc.spans[self.name] = SpanGroup(
+                doc, name=self.name, spans=group, attrs={"scores": scores}
+            )
 
     # Training
 

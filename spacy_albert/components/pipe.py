@@ -57,15 +57,16 @@ class AlbertPipe(TrainablePipe):
                     yield doc
 
     def _predict_each(self, docs: list[Doc]) -> Iterator[tuple[Doc, Any]]:
-        """Predict a batch at once, or, when that fails, find out whose fault it is."""
+        """Predict a batch at once, or, when that fails, halve it until the culprit is alone."""
         try:
             answers = self.predict(docs)
         except Exception as error:
             if len(docs) == 1:
                 self.get_error_handler()(self.name, self, docs, error)
                 return
-            for doc in docs:
-                yield from self._predict_each([doc])
+            middle = len(docs) // 2
+            yield from self._predict_each(docs[:middle])
+            yield from self._predict_each(docs[middle:])
         else:
             yield from zip(docs, answers)
 
