@@ -78,24 +78,21 @@ class AlbertNER(AlbertHead):
         labels = [self.vocab.strings[label] for label in self.tagset.labels]
         for doc, found in zip(docs, predictions):
             columns = (found.starts, found.ends, found.labels, found.scores)
-            ents = []
+            ents, scores = [], {}
             for start, end, label, score in zip(*(column.tolist() for column in columns)):
                 ent = Span(doc, start, end, label=labels[label])
-                ent._.score = score
+                ent._.score = scores[start, end] = score
                 ents.append(ent)
             taken = preset_tokens(doc).nonzero()[0].tolist()
-            group = ents
             if taken:  # some of it perhaps by this component, in an earlier run
-                mine = {(span.start, span.end) for span in doc.spans.get(self.name, ())}
-                again = [ent for ent in doc.ents if (ent.start, ent.end) in mine]
-                group = sorted([*again, *ents], key=lambda ent: ent.start)
-                ents = [*doc.ents, *ents]
+                before = doc.spans.get(self.name, SpanGroup(doc))
+                scores |= zip(((e.start, e.end) for e in before), before.attrs.get("scores", ()))
+                ents = sorted([*doc.ents, *ents], key=lambda ent: ent.start)
             blocked = [doc[i : i + 1] for i in taken if not doc[i].ent_type]
             doc.set_ents(ents, blocked=blocked, default="outside")
-            scores = np.array([ent._.score for ent in group], dtype="f")
-            doc.spans[self.name] = SpanGroup(
-                doc, name=self.name, spans=group, attrs={"scores": scores}
-            )
+            mine = [ent for ent in ents if (ent.start, ent.end) in scores]
+            attrs = {"scores": np.array([scores[e.start, e.end] for e in mine], dtype="f")}
+            doc.spans[self.name] = SpanGroup(doc, name=self.name, spans=mine, attrs=attrs)
 
     # Training
 

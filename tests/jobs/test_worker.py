@@ -233,14 +233,18 @@ def test_a_class_without_a_column(job):
 
 def test_scores_of_entities(job):
     annotator = Annotator(job)
-    had = Span.has_extension("score")
+    before = Span.get_extension("score") if Span.has_extension("score") else None
     try:
         Span.set_extension("score", getter=lambda span: 0.25, force=True)
         (row,) = annotate(annotator, ["Obama"])
         assert row["ents"][0]["score"] == 0.25
     finally:
-        if not had:
-            Span.remove_extension("score")
+        Span.remove_extension("score")
+        if before:
+            default, method, getter, setter = before
+            Span.set_extension(
+                "score", default=default, method=method, getter=getter, setter=setter
+            )
 
 
 def test_texts_longer_than_spacy_likes(job):
