@@ -795,3 +795,12 @@ def test_architectures_make_heads_in_python_too(trained, pooling):
             tok2vec.shims[0].from_disk(trained / "albert" / "encoder")
         assert entities(ner(nlp.make_doc(TEXTS[0]))) == [("Michael Jane", "PER"), ("London", "LOC")]
     assert text_classifier(albert()).layers[0].name == "albert"
+
+
+def test_our_listener_in_a_component_of_spacys():
+    nlp = spacy.blank("en")
+    nlp.add_pipe("albert")
+    listener = {"@architectures": "spacy-albert.AlbertListener.v1"}
+    tagger = {"@architectures": "spacy.Tagger.v2", "tok2vec": listener}
+    with pytest.raises(ValueError, match=r"'tagger'.*TransformerListener"):
+        nlp.add_pipe("tagger", config={"model": tagger})

@@ -218,7 +218,14 @@ class AlbertEncoder(AlbertPipe):
 
         listener (Model): The listener.
         component_name (str): The component it is in.
+        RAISES (ValueError): If it is ours, and in a model that has no use for ALBERT's states.
         """
+        if isinstance(listener, AlbertListener) and listener.head is None:
+            raise ValueError(
+                f"Component {component_name!r} has a spacy-albert.AlbertListener.v1 in its model, "
+                "and only our heads understand it. Give spaCy's own components a "
+                "spacy-transformers.TransformerListener.v1: it listens to this encoder, too."
+            )
         nodes = self.listener_map.setdefault(component_name, [])
         if listener not in nodes:
             nodes.append(listener)
