@@ -136,19 +136,13 @@ class TorchShim(Shim):
         """RETURNS (TorchShim): A copy with its own weights and a fresh optimizer state."""
         copied = copy.copy(self)
         TorchShim.__init__(copied)
-        return copied.from_bytes(self.to_bytes())
+        return cast(TorchShim, copied.from_bytes(self.to_bytes()))
 
     def __deepcopy__(self, memo: dict) -> "TorchShim":
         return self.copy()
 
     def to_device(self, device_type: str, device_id: int) -> None:
         """Do nothing: the encoder's own `device` setting places it, and heads follow."""
-
-    def to_bytes(self) -> bytes:
-        raise NotImplementedError
-
-    def from_bytes(self, data: bytes) -> "TorchShim":
-        raise NotImplementedError
 
 
 class EncoderShim(TorchShim):
