@@ -108,10 +108,9 @@ def annotate(
     job.output.delete([SUCCESS])
     job.output.clear_temporaries()
     ready, earlier = len(receipts), sum(receipt.rows for receipt in receipts.values())
-    console.print(
-        f"{plan.rows:,} rows in {len(plan.shards):,} shards"
-        + (f", {ready:,} of them done before" if ready else "")
-    )
+    shards = "1 shard" if len(plan.shards) == 1 else f"{len(plan.shards):,} shards"
+    before = f", {ready:,} of them done before" if ready else ""
+    console.print(f"{plan.rows:,} rows in {shards}{before}")
     resources = Resources(address, workers, cpus_per_worker, gpus_per_worker)
     with Progress(plan.rows, earlier, quiet) as progress:
         try:
