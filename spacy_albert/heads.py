@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .modeling import ClassifierHead
-from .reader import Reading, first_entries, split
+from .reading import Reading, first_entries, split
 
 
 class TokenHead(nn.Module):

@@ -18,7 +18,8 @@ from thinc.api import Model
 from torch import Tensor
 
 from .heads import ClsStates, States
-from .reader import Reading, Readout, Span
+from .reader import Readout
+from .reading import Reading, Texts
 from .shims import EncoderShim, HeadShim
 
 
@@ -163,7 +164,7 @@ def read(model: Model, docs: Sequence[Doc], readouts: Sequence[Readout]) -> list
     """
     encoder = encoder_of(model)
     reader = encoder.reader
-    reading = reader.prepare([spans(doc) for doc in docs])
+    reading = reader.prepare(texts_of(docs))
     for doc, n_windows in zip(docs, reading.windows_per_doc):
         doc._.n_windows = int(n_windows)
     if not docs:
@@ -185,7 +186,7 @@ def activate(model: Model, docs: Sequence[Doc], is_train: bool) -> Activations:
     RETURNS (Activations): The states, for heads to read.
     """
     encoder = encoder_of(model)
-    reading = encoder.reader.prepare([spans(doc) for doc in docs])
+    reading = encoder.reader.prepare(texts_of(docs))
     encoder.module.train(is_train)
     with torch.set_grad_enabled(is_train):
         pieces, windows = encoder.reader.read(reading, [States(), ClsStates()])
@@ -254,12 +255,20 @@ def answers_of(tok2vec: Model, docs: Sequence[Doc], readout: Readout) -> list[Te
     return cast(list[Tensor], answers)
 
 
-def spans(doc: Doc) -> Span:
-    """Look up a document's tokens without making Token objects.
+def texts_of(docs: Sequence[Doc]) -> Texts:
+    """Look up the tokens of documents without making Token objects.
 
-    doc (Doc): The document.
-    RETURNS (Span): Its text and the character offsets of its tokens.
+    docs (Sequence[Doc]): The documents.
+    RETURNS (Texts): Their texts, and the character offsets of their tokens.
     """
-    lengths, spaces = doc.to_array([LENGTH, SPACY]).astype(np.int64).reshape(len(doc), 2).T
-    starts = np.cumsum(lengths + spaces) - lengths - spaces
-    return Span(doc.text, starts, starts + lengths)
+    starts, ends = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+    for doc in docs:
+        lengths, spaces = doc.to_array([LENGTH, SPACY]).astype(np.int64).reshape(len(doc), 2).T
+        starts.append(np.cumsum(lengths + spaces) - lengths - spaces)
+        ends.append(starts[-1] + lengths)
+    return Texts(
+        [doc.text for doc in docs],
+        np.concatenate(starts),
+        np.concatenate(ends),
+        np.array([len(doc) for doc in docs], dtype=np.int64),
+    )

@@ -5,36 +5,18 @@ every batch of states while it is there, and keeps a few numbers a piece. So a d
 length costs memory for its labels, not for its states, and a second head costs next to nothing.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .alignment import align
 from .batching import batches
 from .engine import Engine, choose_device
 from .modeling import Albert
+from .reading import Reading, Texts, prepare
 from .tokenization import Tokenizer
-from .windows import cut_windows
-
-
-class Reading(NamedTuple):
-    """How a batch of documents is going to be read, all of them in one row.
-
-    Numbers of pieces, windows and tokens run through the whole batch; the `_per_doc` arrays say
-    how many of each a document has.
-    """
-
-    ids: np.ndarray  # (P,) piece ids
-    window_starts: np.ndarray  # (W,) first piece shown
-    window_stops: np.ndarray  # (W,) one past the last piece shown
-    window_edges: np.ndarray  # (W + 1,) window w owns the pieces edges[w]:edges[w + 1]
-    token_pieces: np.ndarray  # (A,) pieces of the tokens, token by token
-    token_counts: np.ndarray  # (T,) pieces per token; 0 for white space
-    windows_per_doc: np.ndarray  # (D,)
-    tokens_per_doc: np.ndarray  # (D,)
 
 
 class Readout(Protocol):
@@ -47,14 +29,6 @@ class Readout(Protocol):
 
     def pool(self, rows: Tensor, reading: Reading) -> list[Tensor]:
         """(P, K) or (W, K), one row a unit -> one tensor a document."""
-
-
-class Span(NamedTuple):
-    """A text with the character offsets of its tokens."""
-
-    text: str
-    token_starts: np.ndarray  # (T,)
-    token_ends: np.ndarray  # (T,)
 
 
 class Reader:
@@ -110,33 +84,13 @@ class Reader:
         self.batch_pieces = batch_pieces
         self.engine = Engine(model, choose_device(device))
 
-    def prepare(self, docs: Sequence[Span]) -> Reading:
+    def prepare(self, texts: Texts) -> Reading:
         """Tokenise texts, give each token its pieces, and cut windows.
 
-        docs (Sequence[Span]): Texts with their tokens.
+        texts (Texts): Texts with their tokens.
         RETURNS (Reading): Everything needed to read them.
         """
-        n_pieces = 0
-        ids, windows, alignments = [], [], []
-        for doc, pieces in zip(docs, self.tokenizer([doc.text for doc in docs])):
-            alignment = align(doc.token_starts, doc.token_ends, pieces)
-            firsts = alignment.pieces[first_entries(alignment.counts)]
-            cut = cut_windows(len(pieces.ids), self.size, self.overlap, firsts)
-            ids.append(pieces.ids)
-            windows.append([array + n_pieces for array in cut])
-            alignments.append((alignment.pieces + n_pieces, alignment.counts))
-            n_pieces += len(pieces.ids)
-        empty = np.empty(0, dtype=np.int64)
-        return Reading(
-            ids=np.concatenate([empty, *ids]),
-            window_starts=np.concatenate([empty, *(starts for starts, _, _ in windows)]),
-            window_stops=np.concatenate([empty, *(stops for _, stops, _ in windows)]),
-            window_edges=np.concatenate([[0], *(edges[1:] for _, _, edges in windows)]),
-            token_pieces=np.concatenate([empty, *(pieces for pieces, _ in alignments)]),
-            token_counts=np.concatenate([empty, *(counts for _, counts in alignments)]),
-            windows_per_doc=np.array([len(starts) for starts, _, _ in windows], dtype=np.int64),
-            tokens_per_doc=np.array([len(counts) for _, counts in alignments], dtype=np.int64),
-        )
+        return prepare(texts, self.tokenizer, self.size, self.overlap)
 
     def read(self, reading: Reading, readouts: Sequence[Readout]) -> list[Tensor]:
         """Run ALBERT over a reading, once, for any number of readouts.
@@ -187,22 +141,3 @@ class Reader:
         edges = reading.window_edges
         owned = (shown >= edges[batch, None]) & (shown < edges[batch + 1, None]) & inside
         return ids, shown, owned
-
-
-def first_entries(counts: np.ndarray) -> np.ndarray:
-    """Find where each non-empty range of a ragged array begins.
-
-    counts (np.ndarray): Length of each range.
-    RETURNS (np.ndarray): Position of the first entry of every range that has one.
-    """
-    return (np.cumsum(counts) - counts)[counts > 0]
-
-
-def split(rows: Tensor, counts: Iterable[int]) -> list[Tensor]:
-    """Split rows into one tensor a document.
-
-    rows (Tensor): (N, K).
-    counts (Iterable[int]): Rows per document; they sum to N.
-    RETURNS (list[Tensor]): One (n, K) tensor for each document.
-    """
-    return list(rows.split([int(count) for count in counts]))

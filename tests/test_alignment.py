@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from spacy.tokens import Doc
 
 from spacy_albert.alignment import align, expand
-from spacy_albert.layers import spans
+from spacy_albert.layers import texts_of
 from spacy_albert.tokenization import Pieces, SentencePieceTokenizer
 
 
@@ -36,7 +36,7 @@ def slow_align(doc: Doc, pieces: Pieces) -> list[list[int]]:
 
 
 def fast_align(doc: Doc, pieces: Pieces) -> list[list[int]]:
-    _, starts, ends = spans(doc)
+    _, starts, ends, _ = texts_of([doc])
     found, counts = align(starts, ends, pieces)
     assert counts.sum() == len(found)
     return [mine.tolist() for mine in np.split(found, np.cumsum(counts)[:-1])] if len(doc) else []
@@ -180,7 +180,7 @@ def test_tokens_have_their_pieces_and_no_others(nlp, released, text, expected):
 )
 def test_what_albert_does_not_read_has_no_pieces(nlp, released, text, readable):
     doc = nlp.make_doc(text)
-    _, starts, ends = spans(doc)
+    _, starts, ends, _ = texts_of([doc])
     (pieces,) = released([text])
     assert align(starts, ends, pieces).counts.tolist() == readable
 

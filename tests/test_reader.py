@@ -1,6 +1,7 @@
 """The way from texts to states and answers, against `transformers` and slow, obvious loops."""
 
 import copy
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from spacy_albert.checkpoints import build_albert, load_checkpoint
 from spacy_albert.engine import choose_device
 from spacy_albert.heads import ClsStates, States, TextHead, TokenHead, widen
 from spacy_albert.modeling import Albert, AlbertConfig
-from spacy_albert.reader import Reader, Reading, Span
+from spacy_albert.reader import Reader
+from spacy_albert.reading import Reading, Texts
 from spacy_albert.tokenization import SentencePieceTokenizer
 
 CONFIG = AlbertConfig(
@@ -30,6 +32,25 @@ SENTENCES = (
     "The river, the city; the 2nd match of summer 1999!  ",
     "Jané didn't say what ½ of them could've cannot ",
 )
+
+
+class Span(NamedTuple):
+    """A text and the offsets of its tokens."""
+
+    text: str
+    starts: np.ndarray
+    ends: np.ndarray
+
+
+def batch(docs: list[Span]) -> Texts:
+    texts, starts, ends = zip(*docs) if docs else ((), (), ())
+    empty = np.empty(0, dtype=int)
+    return Texts(
+        texts,
+        np.concatenate([empty, *starts]),
+        np.concatenate([empty, *ends]),
+        np.array([len(tokens) for tokens in starts], dtype=int),
+    )
 
 
 def span(text: str) -> Span:
@@ -76,7 +97,7 @@ def make_reader(ours, tiny_spm):
 
 
 def states_of(reader: Reader, docs: list[Span]) -> tuple[Reading, Tensor, Tensor]:
-    reading = reader.prepare(docs)
+    reading = reader.prepare(batch(docs))
     with torch.no_grad():
         pieces, windows = reader.read(reading, [States(), ClsStates()])
     return reading, pieces, windows
@@ -148,10 +169,10 @@ def test_long_documents_have_the_states_of_their_windows(make_reader, theirs):
 
 def test_no_piece_and_no_token_is_lost_between_documents(make_reader):
     reader = make_reader()
-    together = reader.prepare(DOCS)
+    together = reader.prepare(batch(DOCS))
     piece = token = entry = window = 0
     for i, doc in enumerate(DOCS):
-        alone = reader.prepare([doc])
+        alone = reader.prepare(batch([doc]))
         n_pieces, n_tokens, n_windows = len(alone.ids), len(alone.token_counts), len(alone[1])
         entries = together.token_pieces[entry : entry + len(alone.token_pieces)] - piece
         assert together.ids[piece : piece + n_pieces].tolist() == alone.ids.tolist()
@@ -186,13 +207,13 @@ def test_the_size_of_batches_does_not_matter(make_reader, batch_pieces):
 
 def test_the_size_of_windows_does_not_matter_where_a_document_fits(make_reader):
     narrow, wide = make_reader(window=46), make_reader(overlap=0)
-    assert narrow.prepare(SHORT).windows_per_doc.tolist() == [1] * len(SHORT)
+    assert narrow.prepare(batch(SHORT)).windows_per_doc.tolist() == [1] * len(SHORT)
     for states, expected in zip(tokens_of(narrow, SHORT), tokens_of(wide, SHORT)):
         assert_equal(states, expected)
 
 
 def test_a_token_lies_in_one_window(make_reader):
-    reading = make_reader().prepare(LONG)
+    reading = make_reader().prepare(batch(LONG))
     owner = np.repeat(np.arange(len(reading.window_starts)), np.diff(reading.window_edges))
     tokens = np.split(reading.token_pieces, np.cumsum(reading.token_counts)[:-1])
     assert max(map(len, tokens)) > 5
@@ -222,7 +243,7 @@ def test_a_text_of_200_000_characters_is_read_to_its_end(make_reader):
     (states,) = tokens_of(reader, [doc])
     assert states.isfinite().all()
     # The last window, read alone, says the same of the last words
-    reading = reader.prepare([doc])
+    reading = reader.prepare(batch([doc]))
     last = window_ids(reader, reading, len(reading.window_starts) - 1)
     with torch.no_grad():
         expected = reader.model(last)[0, 1:-1]
@@ -237,7 +258,7 @@ def test_nothing_to_read(make_reader):
     assert states.shape == (0, CONFIG.hidden_size)
     _, pieces, windows = states_of(reader, [no_tokens()])
     assert (len(pieces), len(windows)) == (0, 1)
-    reading = reader.prepare([])
+    reading = reader.prepare(batch([]))
     assert [len(column) for column in reading] == [0, 0, 0, 1, 0, 0, 0, 0]
 
 
@@ -253,7 +274,7 @@ def test_token_scores_equal_slow_loops(make_reader, how):
     with torch.no_grad():
         (rows,) = reader.read(reading, [head])
         scores = head.pool(rows, reading)
-    assert [len(doc) for doc in scores] == [len(doc.token_starts) for doc in DOCS]
+    assert [len(doc) for doc in scores] == [len(doc.starts) for doc in DOCS]
     # Linear in the states: the score of the pooled state is the pooled score
     for row, state in zip(torch.cat(scores), slow_pool(pieces, reading, how)):
         if state is None:
@@ -294,7 +315,7 @@ def test_document_scores_are_means_over_windows_weighted_by_owned_pieces(make_re
 def test_one_reading_serves_several_heads(make_reader):
     reader = make_reader()
     heads = [TokenHead(32, 4, "mean").eval(), TextHead(32, 3).eval(), TokenHead(32, 2, "first")]
-    reading = reader.prepare(DOCS)
+    reading = reader.prepare(batch(DOCS))
     calls = []
     hook = reader.model.embeddings.register_forward_hook(lambda *_: calls.append(1))
     with torch.no_grad():
@@ -312,7 +333,7 @@ def test_gradients_equal_those_of_a_plain_graph(ours, make_reader):
     reader = make_reader(copy.deepcopy(ours).double())
     heads = {how: TokenHead(32, 4, how).double() for how in ("first", "mean")}
     text = TextHead(32, 3).double()
-    reading = reader.prepare(DOCS)
+    reading = reader.prepare(batch(DOCS))
     wanted = torch.randn(len(reading.token_counts), 4, dtype=torch.float64)
     wanted_text = torch.randn(len(DOCS), 3, dtype=torch.float64)
     weights = [*reader.model.parameters(), *text.parameters()]
