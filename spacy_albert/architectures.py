@@ -18,21 +18,32 @@ from thinc.types import Floats2d, Ragged
 def albert(
     window: Optional[int] = None,
     overlap: int = 64,
-    batch_pieces: int = 4096,
+    batch_pieces: Optional[int] = None,
     device: str = "auto",
+    precision: str = "auto",
 ) -> Model:
     """Make an ALBERT encoder (spacy-albert.Albert.v1).
 
     window (int | None): The most pieces it sees at once, [CLS] and [SEP] included. Longer texts are
         read in overlapping windows. None: as many as the checkpoint has positions.
     overlap (int): Pieces that neighbouring windows share.
-    batch_pieces (int): The most pieces in a batch, padding included.
-    device (str): "auto" (a GPU if torch sees one), "cpu", "cuda" or "cuda:N".
+    batch_pieces (int | None): The most pieces in a batch, padding included. None: as many as the
+        device is best at, and has memory for.
+    device (str): "auto" (a GPU if torch sees one), "cpu", "cuda", "cuda:N" or "mps".
+    precision (str): What annotation computes in: "float32", "bfloat16", "int8" (on a CPU, with
+        OpenVINO), or "auto", which is bfloat16 where the hardware multiplies it, else float32.
+        Training computes in float32.
     RETURNS (Model[List[Doc], Activations]): The encoder.
     """
     from .layers import albert_layer
 
-    return albert_layer(window=window, overlap=overlap, batch_pieces=batch_pieces, device=device)
+    return albert_layer(
+        window=window,
+        overlap=overlap,
+        batch_pieces=batch_pieces,
+        device=device,
+        precision=precision,
+    )
 
 
 def albert_listener(upstream: str = "*") -> Model:

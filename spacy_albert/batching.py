@@ -1,8 +1,13 @@
 """Windows of like length together, under a budget of pieces."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
+
+from .alignment import expand
+from .reading import Reading
+from .tokenization import Tokenizer
 
 
 def batches(lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
@@ -20,3 +25,36 @@ def batches(lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
         stop = start + max(1, budget // int(lengths[order[start]]))
         yield order[start:stop]
         start = stop
+
+
+class Batch(NamedTuple):
+    """Windows as ALBERT reads them, flat: window after window, [CLS] text [SEP] each."""
+
+    ids: np.ndarray  # (N,) piece ids
+    lengths: np.ndarray  # (B,) pieces of each window; they sum to N
+    cls_rows: np.ndarray  # (B,) rows of [CLS]
+    owned_rows: np.ndarray  # (O,) rows of the pieces that their window owns
+    owned: np.ndarray  # (O,) the numbers of these pieces in the reading
+
+
+def fill(reading: Reading, windows: np.ndarray, tokenizer: Tokenizer) -> Batch:
+    """Lay windows out as a batch.
+
+    reading (Reading): What the windows are of.
+    windows (np.ndarray): Numbers of the windows, (B,).
+    tokenizer (Tokenizer): Knows [CLS] and [SEP].
+    RETURNS (Batch): The batch.
+    """
+    starts, stops = reading.window_starts[windows], reading.window_stops[windows]
+    lengths = stops - starts + 2
+    ends = np.cumsum(lengths)
+    cls_rows = ends - lengths
+    # Row r of window w shows piece r - cls_rows[w] - 1 + starts[w]
+    ids = np.empty(ends[-1], dtype=np.int32)
+    ids[expand(cls_rows + 1, lengths - 2)] = reading.ids[expand(starts, lengths - 2)]
+    ids[cls_rows] = tokenizer.cls_id
+    ids[ends - 1] = tokenizer.sep_id
+    first, last = reading.window_edges[windows], reading.window_edges[windows + 1]
+    owned = expand(first, last - first)
+    owned_rows = expand(cls_rows + 1 + first - starts, last - first)
+    return Batch(ids, lengths, cls_rows, owned_rows, owned)

@@ -1,21 +1,98 @@
-"""Batches of windows to hidden states, on the hardware that is there."""
+"""Windows to hidden states, on the hardware that is there: device, precision, executor, memory."""
 
+import importlib.util
+import logging
+from typing import NamedTuple
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from .executors.base import Executor
+from .executors.flat import FlatExecutor
 from .modeling import Albert
+from .transfer import to_device
+
+logger = logging.getLogger("spacy.albert")  # speaks where spaCy speaks
+
+PRECISIONS = ("float32", "bfloat16", "int8")
+#: Pieces in a batch on a CPU: what a layer makes of more does not stay in its cache.
+CPU_BATCH = 1024
+#: Pieces in a batch on a GPU that has room for more: it is busy with that many.
+GPU_BATCH = 65_536
+
+
+class Choice(NamedTuple):
+    """What an encoder runs on."""
+
+    device: torch.device
+    precision: str  # one of PRECISIONS
+    executor: str  # "torch" or "openvino"
+    why: str
+
+    def __str__(self) -> str:
+        runtime = "OpenVINO" if self.executor == "openvino" else "torch"
+        return f"{self.precision} on {self.device} with {runtime}"
+
+
+def choose(device: str = "auto", precision: str = "auto") -> Choice:
+    """Choose what to run on.
+
+    device (str): "auto" (a GPU if torch sees one), "cpu", "cuda", "cuda:N" or "mps".
+    precision (str): "auto", "float32", "bfloat16" or "int8". "auto" is bfloat16 where the hardware
+        multiplies it, else float32.
+    RETURNS (Choice): The device, the precision, the executor and the reason.
+    RAISES (ValueError): If that cannot be had here.
+    """
+    where = choose_device(device)
+    if precision not in ("auto", *PRECISIONS):
+        raise ValueError(
+            f"There is no precision {precision!r}. Choose from: "
+            f"{', '.join(map(repr, ('auto', *PRECISIONS)))}."
+        )
+    if where.type == "cpu":
+        return choose_on_cpu(where, precision)
+    if precision == "int8":
+        raise ValueError(
+            f"int8 runs on a CPU only, and the device is {str(where)!r}. Set precision to "
+            "'auto', 'float32' or 'bfloat16', or device to 'cpu'."
+        )
+    if precision == "auto":
+        if where.type == "cuda" and torch.cuda.get_device_capability(where) >= (8, 0):
+            return Choice(where, "bfloat16", "torch", "the GPU multiplies bfloat16")
+        return Choice(where, "float32", "torch", f"{where} does not multiply bfloat16 natively")
+    return Choice(where, precision, "torch", "as set")
+
+
+def choose_on_cpu(device: torch.device, precision: str) -> Choice:
+    """Choose the executor and, for "auto", the precision on a CPU."""
+    if importlib.util.find_spec("openvino") is None:
+        install = "OpenVINO is not installed: pip install 'spacy-albert[cpu]'"
+        if precision == "int8":
+            raise ValueError(f"int8 needs OpenVINO, which is not installed. {install}.")
+        return Choice(device, "float32" if precision == "auto" else precision, "torch", install)
+    if precision == "auto":
+        import openvino
+
+        able = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if able:
+            return Choice(device, "bfloat16", "openvino", "the CPU multiplies bfloat16")
+        return Choice(device, "float32", "openvino", "the CPU does not multiply bfloat16")
+    return Choice(device, precision, "openvino", "as set")
 
 
 def choose_device(device: str) -> torch.device:
     """Turn a device setting into a torch device.
 
-    device (str): "auto" (a GPU if torch sees one), "cpu", "cuda" or "cuda:N".
+    device (str): "auto" (a GPU if torch sees one), "cpu", "cuda", "cuda:N" or "mps".
     RETURNS (torch.device): The device.
     RAISES (ValueError): If there is no such device here.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     available = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        available.append("mps")
     if (f"{device}:0" if device == "cuda" else device) not in available:
         raise ValueError(
             f"There is no device {device!r} here. Available: 'auto', "
@@ -25,30 +102,116 @@ def choose_device(device: str) -> torch.device:
 
 
 class Engine:
-    """Run ALBERT over padded batches with torch.
+    """Run ALBERT over windows.
 
-    The encoder is one layer applied again and again, so this loop is all that another executor
-    has to replace.
+    Annotation takes the executor that was chosen, made of the weights as they are by then.
+    Training, where gradients are enabled, runs in float32 on the model itself.
     """
 
-    def __init__(self, model: Albert, device: torch.device):
+    def __init__(
+        self,
+        model: Albert,
+        device: str = "auto",
+        precision: str = "auto",
+        batch_pieces: int | None = None,
+    ):
         """Place a model on its device.
 
         model (Albert): The encoder; it is moved, not copied.
-        device (torch.device): Where to run it.
+        device (str): "auto", "cpu", "cuda", "cuda:N" or "mps".
+        precision (str): "auto", "float32", "bfloat16" or "int8".
+        batch_pieces (int | None): The most pieces in a batch; None: as many as the device is best
+            at, and has memory for.
+        RAISES (ValueError): If that cannot be had here.
         """
-        self.model = model.to(device)
-        self.device = device
+        self.choice = choose(device, precision)
+        self.device = self.choice.device
+        self.model = model.to(self.device)
+        self._trainer = FlatExecutor(self.model)
+        self._annotator: Executor | None = None
+        self._made_of: list[tuple[int, int]] = []
+        self._budget = batch_pieces
+        logger.info("ALBERT runs in %s: %s.", self.choice, self.choice.why)
 
-    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Compute the last hidden state of every position.
+    def __call__(self, ids: np.ndarray, lengths: np.ndarray) -> Tensor:
+        """Compute the last hidden state of every piece.
 
-        ids (Tensor): Piece ids, (B, S).
-        mask (Tensor): True at real pieces, (B, S), False at padding.
-        RETURNS (Tensor): Hidden states, (B, S, H). Rows of padding hold nothing meaningful.
+        ids (np.ndarray): Piece ids, window after window, (P,).
+        lengths (np.ndarray): Pieces in each window, (B,); they sum to P.
+        RETURNS (Tensor): Hidden states, (P, H), on the device.
         """
-        ids, mask = ids.to(self.device), mask.to(self.device)
-        hidden = self.model.embed(ids)  # (B, S, H)
-        for layer in self.model.layers_by_depth():
-            hidden = layer(hidden, mask)  # (B, S, H)
-        return hidden
+        executor = self._trainer if torch.is_grad_enabled() else self._current()
+        starts = np.cumsum(lengths) - lengths
+        positions = np.arange(len(ids)) - np.repeat(starts, lengths)
+        both = to_device(np.stack([ids, positions]).astype(np.int32), self.device)  # (2, P)
+        return executor(executor.embed(*both), lengths)
+
+    def __getstate__(self) -> dict:
+        # what OpenVINO compiled stays in its process
+        return {**self.__dict__, "_annotator": None}
+
+    def _current(self) -> Executor:
+        """Make the executor for annotation, or make it anew when the weights have changed."""
+        weights = [(weight.data_ptr(), weight._version) for weight in self.model.parameters()]
+        if self._annotator is None or weights != self._made_of:
+            self._annotator = self._make()
+            self._made_of = weights
+        return self._annotator
+
+    def _make(self) -> Executor:
+        precision = self.choice.precision
+        if self.choice.executor == "openvino":
+            from .executors.openvino import OpenVinoExecutor
+
+            return OpenVinoExecutor(self.model, precision, torch.get_num_threads())
+        return self._trainer if precision == "float32" else FlatExecutor(self.model, torch.bfloat16)
+
+    def budget(self, window: int) -> int:
+        """Tell how many pieces a batch may have.
+
+        window (int): The longest window, in pieces.
+        RETURNS (int): Pieces, no fewer than one window's.
+        """
+        if self._budget is None:
+            best = CPU_BATCH
+            if self.device.type == "cuda":
+                best = min(GPU_BATCH, self._room(window))
+            self._budget = best
+        return max(self._budget, window)
+
+    def _room(self, window: int) -> int:
+        """Measure how many pieces fit into the memory of the GPU, from what one window takes."""
+        ids, lengths = np.zeros(window, dtype=np.int64), np.array([window])
+        with torch.inference_mode():
+            self(ids, lengths)  # whatever the first call sets up stays out of the measure
+            torch.cuda.reset_peak_memory_stats(self.device)
+            before = torch.cuda.memory_allocated(self.device)
+            self(ids, lengths)
+        taken = torch.cuda.max_memory_allocated(self.device) - before
+        reserved = torch.cuda.memory_reserved(self.device) - before
+        free = torch.cuda.mem_get_info(self.device)[0] + reserved
+        return int(0.8 * free / taken * window)
+
+    def halve_budget(self, window: int) -> None:
+        """Put up with less memory from now on.
+
+        window (int): The longest window, in pieces.
+        """
+        self._budget = max(self.budget(window) // 2, window)
+        logger.warning(
+            "Out of memory on %s: batches have at most %d pieces from now on.",
+            self.device,
+            self._budget,
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that memory did not suffice.
+
+    error (BaseException): The error.
+    RETURNS (bool): Whether a smaller batch may do.
+    """
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
+        # torch's allocator on a CPU has no class of its own for it
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )

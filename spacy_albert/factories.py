@@ -36,8 +36,9 @@ TEXTCAT_SCORES = {
             "@architectures": "spacy-albert.Albert.v1",
             "window": None,
             "overlap": 64,
-            "batch_pieces": 4096,
+            "batch_pieces": None,
             "device": "auto",
+            "precision": "auto",
         }
     },
 )

@@ -1,14 +1,17 @@
 """What is read out of ALBERT's states: scores a token, scores a document, or the states themselves.
 
-A head works in two steps. `forward` looks at rows of states one by one, inside the batch that the
-encoder is computing. `pool` then makes tokens of pieces, or documents of windows.
+A head works in three steps. `forward` looks at rows of states one by one, inside the batch that the
+encoder is computing. `pool` makes rows of tokens, or of documents, once all batches are through.
+`split` hands each document its own. Indices are made with numpy, which on a GPU costs no waiting.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .modeling import ClassifierHead
-from .reading import Reading, first_entries, split
+from .reading import Reading, first_entries
+from .transfer import to_device
 
 
 class TokenHead(nn.Module):
@@ -35,11 +38,15 @@ class TokenHead(nn.Module):
         """(N, H) states -> (N, K) logits."""
         return self.classifier(states)
 
-    def pool(self, rows: Tensor, reading: Reading) -> list[Tensor]:
+    def pool(self, rows: Tensor, reading: Reading) -> Tensor:
         """(P, K) logits of pieces -> (T, K) logits of tokens, NaN for tokens without pieces."""
         tokens = pool_tokens(rows, reading, self.pooling)
-        unread = torch.from_numpy(reading.token_counts == 0).to(rows.device)[:, None]
-        return split(tokens.masked_fill(unread, torch.nan), reading.tokens_per_doc)
+        unread = to_device(reading.token_counts == 0, rows.device)[:, None]  # (T, 1)
+        return tokens.masked_fill(unread, torch.nan)
+
+    def split(self, rows: Tensor, reading: Reading) -> list[Tensor]:
+        """(T, K) -> (T, K) for each document."""
+        return list(rows.split(reading.tokens_per_doc.tolist()))
 
 
 class TextHead(nn.Module):
@@ -67,14 +74,20 @@ class TextHead(nn.Module):
         pooled = torch.tanh(self.pooler(states))  # (W, H)
         return self.classifier(pooled)
 
-    def pool(self, rows: Tensor, reading: Reading) -> list[Tensor]:
-        """(W, K) logits of windows -> (K,) logits of each document."""
-        owned = reading.window_edges[1:] - reading.window_edges[:-1]
-        weights = torch.from_numpy(owned).clamp(min=1).to(rows)[:, None]  # (W, 1)
-        docs = torch.repeat_interleave(torch.from_numpy(reading.windows_per_doc)).to(rows.device)
+    def pool(self, rows: Tensor, reading: Reading) -> Tensor:
+        """(W, K) logits of windows -> (D, K) logits of documents."""
         n_docs = len(reading.windows_per_doc)
-        total = rows.new_zeros(n_docs, rows.shape[1]).index_add(0, docs, rows * weights)
-        return list(total / rows.new_zeros(n_docs, 1).index_add(0, docs, weights))
+        docs = np.repeat(np.arange(n_docs), reading.windows_per_doc)  # (W,)
+        owned = np.maximum(np.diff(reading.window_edges), 1)  # (W,)
+        weights = owned / np.bincount(docs, owned, n_docs)[docs]  # (W,)
+        weighted = rows * to_device(weights, rows.device).to(rows)[:, None]  # (W, K)
+        return rows.new_zeros(n_docs, rows.shape[1]).index_add(
+            0, to_device(docs, rows.device), weighted
+        )
+
+    def split(self, rows: Tensor, reading: Reading) -> list[Tensor]:
+        """(D, K) -> (K,) for each document."""
+        return list(rows)
 
 
 class States(nn.Module):
@@ -86,9 +99,13 @@ class States(nn.Module):
         """(N, H) -> (N, H)."""
         return states
 
-    def pool(self, rows: Tensor, reading: Reading) -> list[Tensor]:
-        """(P, H) states of pieces -> (T, H) states of tokens, one tensor a document."""
-        return split(pool_tokens(rows, reading, "mean"), reading.tokens_per_doc)
+    def pool(self, rows: Tensor, reading: Reading) -> Tensor:
+        """(P, H) states of pieces -> (T, H) states of tokens."""
+        return pool_tokens(rows, reading, "mean")
+
+    def split(self, rows: Tensor, reading: Reading) -> list[Tensor]:
+        """(T, H) -> (T, H) for each document."""
+        return list(rows.split(reading.tokens_per_doc.tolist()))
 
 
 class ClsStates(nn.Module):
@@ -100,9 +117,13 @@ class ClsStates(nn.Module):
         """(W, H) -> (W, H)."""
         return states
 
-    def pool(self, rows: Tensor, reading: Reading) -> list[Tensor]:
+    def pool(self, rows: Tensor, reading: Reading) -> Tensor:
+        """(W, H) -> (W, H)."""
+        return rows
+
+    def split(self, rows: Tensor, reading: Reading) -> list[Tensor]:
         """(W, H) -> the windows of each document."""
-        return split(rows, reading.windows_per_doc)
+        return list(rows.split(reading.windows_per_doc.tolist()))
 
 
 def pool_tokens(rows: Tensor, reading: Reading, how: str) -> Tensor:
@@ -113,14 +134,16 @@ def pool_tokens(rows: Tensor, reading: Reading, how: str) -> Tensor:
     how (str): "first" or "mean".
     RETURNS (Tensor): (T, K), one row a token; zeros for a token without pieces.
     """
-    counts = torch.from_numpy(reading.token_counts).to(rows.device)  # (T,)
-    pieces = torch.from_numpy(reading.token_pieces).to(rows.device)  # (A,)
+    counts = reading.token_counts
     tokens = rows.new_zeros(len(counts), rows.shape[1])
     if how == "first":
-        firsts = torch.from_numpy(first_entries(reading.token_counts)).to(rows.device)
-        return tokens.index_copy(0, counts.nonzero()[:, 0], rows[pieces[firsts]])
-    owners = torch.repeat_interleave(counts)  # (A,)
-    return tokens.index_add(0, owners, rows[pieces]) / counts.clamp(min=1)[:, None]
+        firsts = to_device(reading.token_pieces[first_entries(counts)], rows.device)
+        seen = to_device(np.flatnonzero(counts), rows.device)
+        return tokens.index_copy(0, seen, rows.index_select(0, firsts))
+    pieces = to_device(reading.token_pieces, rows.device)  # (A,)
+    owners = to_device(np.repeat(np.arange(len(counts)), counts), rows.device)  # (A,)
+    sums = tokens.index_add(0, owners, rows.index_select(0, pieces))  # (T, K)
+    return sums / to_device(np.maximum(counts, 1), rows.device)[:, None]
 
 
 def widen(layer: ClassifierHead, n_classes: int) -> ClassifierHead:

@@ -21,6 +21,7 @@ from .heads import ClsStates, States
 from .reader import Readout
 from .reading import Reading, Texts
 from .shims import EncoderShim, HeadShim
+from .transfer import to_cpu
 
 
 class Activations:
@@ -45,7 +46,8 @@ class Activations:
         readout (Readout): The head.
         RETURNS (list[Tensor]): One tensor a document.
         """
-        return readout.pool(readout(self._leaves[readout.unit]), self.reading)
+        rows = readout.pool(readout(self._leaves[readout.unit]), self.reading)
+        return readout.split(rows, self.reading)
 
     def backward(self) -> bool:
         """Send the gradients that heads left here into the encoder.
@@ -162,19 +164,33 @@ def read(model: Model, docs: Sequence[Doc], readouts: Sequence[Readout]) -> list
     readouts (Sequence[Readout]): The heads.
     RETURNS (list[list[Tensor]]): For each head one tensor a document, on the CPU.
     """
+    return start_reading(model, docs, readouts)()
+
+
+def start_reading(
+    model: Model, docs: Sequence[Doc], readouts: Sequence[Readout]
+) -> Callable[[], list[list[Tensor]]]:
+    """Begin to read documents. A GPU goes on by itself; what it is asked meanwhile waits in line.
+
+    model (Model): An encoder, or a listener.
+    docs (Sequence[Doc]): The documents.
+    readouts (Sequence[Readout]): The heads.
+    RETURNS (Callable): Waits until they are read, and gives for each head one tensor a document.
+    """
     encoder = encoder_of(model)
     reader = encoder.reader
     reading = reader.prepare(texts_of(docs))
-    for doc, n_windows in zip(docs, reading.windows_per_doc):
-        doc._.n_windows = int(n_windows)
+    for doc, n_windows in zip(docs, reading.windows_per_doc.tolist()):
+        doc._.n_windows = n_windows
     if not docs:
-        return [[] for _ in readouts]
+        return lambda: [[] for _ in readouts]
     encoder.module.eval()
     for readout in readouts:
         cast(torch.nn.Module, readout).eval().to(reader.engine.device)
     with torch.inference_mode():
         rows = reader.read(reading, readouts)
-        return [r.pool(found.cpu(), reading) for r, found in zip(readouts, rows)]
+        arrive = to_cpu([r.pool(found, reading) for r, found in zip(readouts, rows)])
+    return lambda: [r.split(found, reading) for r, found in zip(readouts, arrive())]
 
 
 def activate(model: Model, docs: Sequence[Doc], is_train: bool) -> Activations:

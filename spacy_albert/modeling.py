@@ -216,17 +216,21 @@ class Embeddings(nn.Module):
         # Google leaves the projection out where E == H; Hugging Face, followed here, never does.
         self.project = nn.Linear(E, H)
 
-    def forward(self, ids: Tensor, segments: Tensor | None = None) -> Tensor:
-        S, longest = ids.shape[1], self.positions.num_embeddings
-        if longest < S:
-            raise ValueError(
-                f"A sequence of {S} pieces is longer than the {longest} positions of this ALBERT "
-                "(max_position_embeddings): split it into windows."
-            )
+    def forward(
+        self, ids: Tensor, segments: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         if segments is None:
             segments = torch.zeros_like(ids)  # (B, S)
+        if positions is None:
+            S, longest = ids.shape[1], self.positions.num_embeddings
+            if longest < S:
+                raise ValueError(
+                    f"A sequence of {S} pieces is longer than the {longest} positions of this "
+                    "ALBERT (max_position_embeddings): split it into windows."
+                )
+            positions = torch.arange(S, device=ids.device)  # (S,)
         hidden = self.words(ids) + self.segments(segments)  # (B, S, E)
-        hidden = hidden + self.positions.weight[:S]  # (B, S, E) + (S, E)
+        hidden = hidden + self.positions(positions)  # (B, S, E) + (S, E)
         hidden = self.dropout(self.norm(hidden))  # (B, S, E)
         return self.project(hidden)  # (B, S, H)
 
@@ -261,8 +265,17 @@ class Layer(nn.Module):
         mask (Tensor | None): True at real pieces, (B, S) bool; None if all are real.
         RETURNS (Tensor): The new hidden states, (B, S, H).
         """
-        B, S, H = hidden.shape
-        qkv = self.qkv(hidden)  # (B, S, 3H)
+        mixed = self.attend(self.qkv(hidden), mask)  # (B, S, 3H) -> (B, S, H)
+        return self.transform(hidden, mixed)  # (B, S, H)
+
+    def attend(self, qkv: Tensor, mask: Tensor | None) -> Tensor:
+        """Mix the values of each sequence, by how well queries and keys agree.
+
+        qkv (Tensor): Queries, keys and values of all heads, (B, S, 3H).
+        mask (Tensor | None): True at real pieces, (B, S) bool; None if all are real.
+        RETURNS (Tensor): A mixture of values for each piece, (B, S, H).
+        """
+        B, S, _ = qkv.shape
         qkv = qkv.view(B, S, 3, self.num_heads, -1)  # (B, S, 3, A, H/A)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # 3 x (B, A, S, H/A)
         mixed = F.scaled_dot_product_attention(
@@ -272,14 +285,22 @@ class Layer(nn.Module):
             attn_mask=None if mask is None else mask[:, None, None, :],  # (B, 1, 1, S)
             dropout_p=self.attention_dropout if self.training else 0.0,
         )  # (B, A, S, H/A)
-        mixed = mixed.transpose(1, 2).reshape(B, S, H)  # (B, S, H)
-        mixed = self.dropout(self.attention_out(mixed))  # (B, S, H)
-        hidden = self.attention_norm(hidden + mixed)  # (B, S, H)
+        return mixed.transpose(1, 2).reshape(B, S, -1)  # (B, S, H)
 
-        inner = self.activation(self.ffn_in(hidden))  # (B, S, F)
+    def transform(self, hidden: Tensor, mixed: Tensor) -> Tensor:
+        """Do the rest of the layer, which looks at each piece on its own.
+
+        hidden (Tensor): What the layer below returned, (..., H).
+        mixed (Tensor): What attention made of it, (..., H).
+        RETURNS (Tensor): The new hidden states, (..., H).
+        """
+        mixed = self.dropout(self.attention_out(mixed))  # (..., H)
+        hidden = self.attention_norm(hidden + mixed)  # (..., H)
+
+        inner = self.activation(self.ffn_in(hidden))  # (..., F)
         # Google drops out here; Hugging Face has a dropout for this place and never applies it.
-        inner = self.dropout(self.ffn_out(inner))  # (B, S, H)
-        return self.ffn_norm(hidden + inner)  # (B, S, H)
+        inner = self.dropout(self.ffn_out(inner))  # (..., H)
+        return self.ffn_norm(hidden + inner)  # (..., H)
 
 
 class Albert(nn.Module):
@@ -313,15 +334,20 @@ class Albert(nn.Module):
         for depth in range(self.config.num_hidden_layers):
             yield from self.groups[int(depth / layers_per_group)]  # type: ignore[misc]
 
-    def embed(self, ids: Tensor, segments: Tensor | None = None) -> Tensor:
+    def embed(
+        self, ids: Tensor, segments: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         """Turn ids into what the first layer reads.
 
-        ids (Tensor): Piece ids, (B, S) int64.
-        segments (Tensor | None): Segment of each piece, (B, S) int64; None puts all in segment 0.
-        RETURNS (Tensor): Hidden states, (B, S, H).
+        ids (Tensor): Piece ids, (B, S) int64; or (P,), sequences one after the other, with their
+            positions.
+        segments (Tensor | None): Segment of each piece, shaped as ids; None puts all in segment 0.
+        positions (Tensor | None): Position of each piece in its sequence, shaped as ids; None
+            counts along S.
+        RETURNS (Tensor): Hidden states, (B, S, H) or (P, H).
         RAISES (ValueError): Sequences longer than `max_position_embeddings`.
         """
-        return self.embeddings(ids, segments)
+        return self.embeddings(ids, segments, positions)
 
     def forward(
         self, ids: Tensor, mask: Tensor | None = None, segments: Tensor | None = None

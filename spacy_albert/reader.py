@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .batching import batches
-from .engine import Engine, choose_device
+from .batching import Batch, batches, fill
+from .engine import Engine, is_out_of_memory
 from .modeling import Albert
 from .reading import Reading, Texts, prepare
 from .tokenization import Tokenizer
+from .transfer import to_device
 
 
 class Readout(Protocol):
@@ -27,8 +28,11 @@ class Readout(Protocol):
     def __call__(self, states: Tensor) -> Tensor:
         """(N, H) -> (N, K), every row on its own."""
 
-    def pool(self, rows: Tensor, reading: Reading) -> list[Tensor]:
-        """(P, K) or (W, K), one row a unit -> one tensor a document."""
+    def pool(self, rows: Tensor, reading: Reading) -> Tensor:
+        """(P, K) or (W, K), one row a unit -> one row for each of what the head is about."""
+
+    def split(self, rows: Tensor, reading: Reading) -> list[Tensor]:
+        """What `pool` gave -> one tensor a document."""
 
 
 class Reader:
@@ -41,8 +45,9 @@ class Reader:
         *,
         window: int | None = None,
         overlap: int = 64,
-        batch_pieces: int = 4096,
+        batch_pieces: int | None = None,
         device: str = "auto",
+        precision: str = "auto",
     ):
         """Put an encoder and a tokenizer together.
 
@@ -51,8 +56,10 @@ class Reader:
         window (int | None): The most pieces it sees at once, [CLS] and [SEP] included. None: as
             many as the model has positions.
         overlap (int): Pieces that neighbouring windows of a longer text share.
-        batch_pieces (int): The most pieces in a batch, padding included.
-        device (str): "auto", "cpu", "cuda" or "cuda:N".
+        batch_pieces (int | None): The most pieces in a batch, padding included. None: as many as
+            the device is best at, and has memory for.
+        device (str): "auto", "cpu", "cuda", "cuda:N" or "mps".
+        precision (str): "auto", "float32", "bfloat16" or "int8".
         RAISES (ValueError): If the settings do not fit the model or the machine.
         """
         config = model.config
@@ -72,17 +79,16 @@ class Reader:
                 f"overlap = {overlap} does not fit windows of {window} pieces: it may be 0 to "
                 f"{(window - 2) // 3}, a third of the text in a window."
             )
-        if batch_pieces < window:
+        if batch_pieces is not None and batch_pieces < window:
             raise ValueError(
                 f"batch_pieces = {batch_pieces} is less than one window of {window} pieces. "
-                f"Raise it, or set a smaller window."
+                f"Raise it, set it to null for what suits the device, or set a smaller window."
             )
         self.model = model
         self.tokenizer = tokenizer
-        self.size = window - 2  # pieces of text; the other two are [CLS] and [SEP]
+        self.window = window
         self.overlap = overlap
-        self.batch_pieces = batch_pieces
-        self.engine = Engine(model, choose_device(device))
+        self.engine = Engine(model, device, precision, batch_pieces)
 
     def prepare(self, texts: Texts) -> Reading:
         """Tokenise texts, give each token its pieces, and cut windows.
@@ -90,54 +96,77 @@ class Reader:
         texts (Texts): Texts with their tokens.
         RETURNS (Reading): Everything needed to read them.
         """
-        return prepare(texts, self.tokenizer, self.size, self.overlap)
+        return prepare(texts, self.tokenizer, self.window - 2, self.overlap)  # [CLS] and [SEP]
 
     def read(self, reading: Reading, readouts: Sequence[Readout]) -> list[Tensor]:
         """Run ALBERT over a reading, once, for any number of readouts.
 
         Differentiable where gradients are enabled; the model's own train/eval mode decides about
-        dropout.
+        dropout. A batch that does not fit into memory is read in smaller ones, and so are those
+        after it.
 
         reading (Reading): From `prepare`.
         readouts (Sequence[Readout]): What to keep of the states.
-        RETURNS (list[Tensor]): For each readout its rows, (P, K) or (W, K), in text order.
+        RETURNS (list[Tensor]): For each readout its rows, (P, K) or (W, K), in text order, on the
+            device. On a GPU they may still be on their way.
+        RAISES (MemoryError): If a single window does not fit into memory.
         """
         found: list[list[Tensor]] = [[] for _ in readouts]
-        piece_order, window_order = [], []
+        read: list[Batch] = []
+        order: list[np.ndarray] = []
         lengths = reading.window_stops - reading.window_starts + 2
-        for batch in batches(lengths, self.batch_pieces):
-            ids, shown, owned = self._pad(reading, batch)
-            states = self.engine(torch.from_numpy(ids), torch.from_numpy(shown >= -1))  # (B, S, H)
-            window_order.append(batch)
-            piece_order.append(shown[owned])
-            pieces = states[torch.from_numpy(owned).to(states.device)]  # (owned, H)
-            for rows, readout in zip(found, readouts):
-                rows.append(readout(pieces if readout.unit == "pieces" else states[:, 0]))
-        order = {
-            "pieces": torch.from_numpy(np.argsort(np.concatenate(piece_order))),
-            "windows": torch.from_numpy(np.argsort(np.concatenate(window_order))),
+        ahead = list(batches(lengths, self.engine.budget(self.window)))
+        while ahead:
+            windows = ahead.pop(0)
+            batch = fill(reading, windows, self.tokenizer)
+            try:
+                answers = self._read_batch(batch, readouts)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(windows) == 1:
+                    raise MemoryError(
+                        f"A single window of {lengths[windows[0]]} pieces does not fit into the "
+                        f"memory of {self.engine.device}. Set a smaller window."
+                    ) from error
+                self.engine.halve_budget(self.window)
+                rest = np.concatenate([windows, *ahead])
+                smaller = batches(lengths[rest], self.engine.budget(self.window))
+                ahead = [rest[some] for some in smaller]
+                continue
+            for rows, answer in zip(found, answers):
+                rows.append(answer)
+            read.append(batch)
+            order.append(windows)
+        where = {
+            "pieces": places([batch.owned for batch in read], self.engine.device),
+            "windows": places(order, self.engine.device),
         }
         return [
-            torch.cat(rows)[order[readout.unit].to(rows[0].device)]
+            torch.cat(rows).index_select(0, where[readout.unit])
             for rows, readout in zip(found, readouts)
         ]
 
-    def _pad(self, reading: Reading, batch: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Lay windows out as a padded batch.
+    def _read_batch(self, batch: Batch, readouts: Sequence[Readout]) -> list[Tensor]:
+        """Run ALBERT over one batch: for each readout the rows of its units."""
+        states = self.engine(batch.ids, batch.lengths)  # (N, H)
+        seen = {
+            unit: states.index_select(0, to_device(rows, states.device))
+            for unit, rows in (("pieces", batch.owned_rows), ("windows", batch.cls_rows))
+        }
+        if states.dtype == torch.bfloat16:  # what heads make of it is small: let it be exact
+            seen = {unit: rows.float() for unit, rows in seen.items()}
+        return [readout(seen[readout.unit]) for readout in readouts]
 
-        RETURNS (tuple): Ids (B, S); the piece number shown at each position, -1 at [CLS] and
-            [SEP], -2 at padding (B, S); whether the window owns the piece it shows (B, S).
-        """
-        starts, stops = reading.window_starts[batch, None], reading.window_stops[batch, None]
-        column = np.arange((stops - starts).max() + 2)  # (S,)
-        shown = starts + column - 1  # (B, S)
-        inside = (column >= 1) & (shown < stops)
-        end = column == stops - starts + 1
-        shown = np.where(inside, shown, np.where(end | (column == 0), -1, -2))
-        ids = np.full(shown.shape, self.tokenizer.pad_id, dtype=np.int64)
-        ids[inside] = reading.ids[shown[inside]]
-        ids[:, 0] = self.tokenizer.cls_id
-        ids[end] = self.tokenizer.sep_id
-        edges = reading.window_edges
-        owned = (shown >= edges[batch, None]) & (shown < edges[batch + 1, None]) & inside
-        return ids, shown, owned
+
+def places(units: Sequence[np.ndarray], device: torch.device) -> Tensor:
+    """Say where in the batches each unit of a reading was.
+
+    units (Sequence[np.ndarray]): The numbers of the units in each batch, all of 0 to N - 1.
+    device (torch.device): Where the answer is needed.
+    RETURNS (Tensor): For each number its row in the concatenated batches, (N,).
+    """
+    numbers = np.concatenate(units)
+    rows = np.empty(len(numbers), dtype=np.int64)
+    rows[numbers] = np.arange(len(numbers))
+    return to_device(rows, device)

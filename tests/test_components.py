@@ -108,7 +108,7 @@ def test_the_budget_of_pieces_changes_nothing(trained):
         spacy.load(trained, config={"components.albert.model.batch_pieces": budget})
         for budget in (200, 100_000)
     )
-    assert few.get_pipe("albert").model.shims[0].reader.batch_pieces == 200
+    assert few.get_pipe("albert").model.shims[0].reader.engine.budget(200) == 200
     said = [[annotation(doc) for doc in nlp.pipe(MANY)] for nlp in (few, many)]
     assert said[0] == said[1]
 
@@ -146,9 +146,9 @@ def engine_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     run = Engine.__call__
 
-    def counted(self, ids, mask):
-        calls.append(len(ids))
-        return run(self, ids, mask)
+    def counted(self, ids, lengths):
+        calls.append(len(lengths))
+        return run(self, ids, lengths)
 
     monkeypatch.setattr(Engine, "__call__", counted)
     return calls

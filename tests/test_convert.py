@@ -25,6 +25,8 @@ SCHEMES = {
     "IO": ["I-PER", "O", "I-LOC"],
 }
 
+EXACT = {"components.albert.model.precision": "float32"}
+
 
 def hf_config(labels, **settings):
     return transformers.AlbertConfig(
@@ -69,7 +71,7 @@ def test_token_classifier_scores_as_in_transformers(make_checkpoint, tmp_path, s
     folder = make_checkpoint(model_class, SCHEMES[scheme])
     nlp = from_hugging_face(folder)
     nlp.to_disk(tmp_path / "pipeline")
-    nlp = spacy.load(tmp_path / "pipeline")
+    nlp = spacy.load(tmp_path / "pipeline", config=EXACT)
     ner = nlp.get_pipe("ner")
     assert sorted(ner.labels) == ["LOC", "PER"]
     reader = nlp.get_pipe("albert").model.shims[0].reader
@@ -95,7 +97,7 @@ def test_sequence_classifier_scores_as_in_transformers(make_checkpoint, tmp_path
     model_class = transformers.AlbertForSequenceClassification
     folder = make_checkpoint(model_class, ["good", "bad", "so-so"], problem_type=problem)
     from_hugging_face(folder).to_disk(tmp_path / "pipeline")
-    nlp = spacy.load(tmp_path / "pipeline")
+    nlp = spacy.load(tmp_path / "pipeline", config=EXACT)
     factory = nlp.get_pipe_meta("textcat").factory
     assert factory == ("albert_textcat_multilabel" if "multi" in problem else "albert_textcat")
     for text in TEXTS:
@@ -168,7 +170,7 @@ def test_checkpoint_with_only_a_tokenizer_json(make_checkpoint, tmp_path):
     (folder / "spiece.model").unlink()
     fast.backend_tokenizer.save(str(folder / "tokenizer.json"))
     from_hugging_face(folder).to_disk(tmp_path / "pipeline")
-    nlp = spacy.load(tmp_path / "pipeline")
+    nlp = spacy.load(tmp_path / "pipeline", config=EXACT)
     model = model_class.from_pretrained(folder).eval()
     text = "London was good"  # one piece at the start of each word
     encoding = fast(text, return_tensors="pt")

@@ -90,7 +90,13 @@ def ours(theirs, tmp_path_factory) -> Albert:
 @pytest.fixture(scope="module")
 def make_reader(ours, tiny_spm):
     def make(model: Albert = ours, **settings) -> Reader:
-        settings = {"overlap": 12, "batch_pieces": 200, "device": "cpu", **settings}
+        settings = {
+            "overlap": 12,
+            "batch_pieces": 200,
+            "device": "cpu",
+            "precision": "float32",
+            **settings,
+        }
         return Reader(model, SentencePieceTokenizer(tiny_spm), **settings)
 
     return make
@@ -105,7 +111,7 @@ def states_of(reader: Reader, docs: list[Span]) -> tuple[Reading, Tensor, Tensor
 
 def tokens_of(reader: Reader, docs: list[Span]) -> list[Tensor]:
     reading, pieces, _ = states_of(reader, docs)
-    return States().pool(pieces, reading)
+    return pooled(States(), pieces, reading)
 
 
 def window_ids(reader: Reader, reading: Reading, window: int) -> Tensor:
@@ -123,6 +129,10 @@ def slow_states(model, reader: Reader, reading: Reading) -> tuple[Tensor, Tensor
         for piece in range(reading.window_edges[w], reading.window_edges[w + 1]):
             pieces.append(states[0, 1 + piece - reading.window_starts[w]])
     return torch.stack(pieces), torch.stack(windows)
+
+
+def pooled(readout, rows: Tensor, reading: Reading) -> list[Tensor]:
+    return readout.split(readout.pool(rows, reading), reading)
 
 
 def slow_pool(rows: Tensor, reading: Reading, how: str) -> list[Tensor | None]:
@@ -230,7 +240,7 @@ def test_a_token_of_5000_pieces(make_reader, theirs):
     with torch.no_grad():
         expected, _ = slow_states(theirs, reader, reading)
     assert_equal(pieces, expected)
-    (tokens,) = States().pool(pieces, reading)
+    (tokens,) = pooled(States(), pieces, reading)
     before, mine, _ = reading.token_counts
     assert_equal(tokens[1], expected[reading.token_pieces[before : before + mine]].mean(0))
 
@@ -273,7 +283,7 @@ def test_token_scores_equal_slow_loops(make_reader, how):
     reading, pieces, _ = states_of(reader, DOCS)
     with torch.no_grad():
         (rows,) = reader.read(reading, [head])
-        scores = head.pool(rows, reading)
+        scores = pooled(head, rows, reading)
     assert [len(doc) for doc in scores] == [len(doc.starts) for doc in DOCS]
     # Linear in the states: the score of the pooled state is the pooled score
     for row, state in zip(torch.cat(scores), slow_pool(pieces, reading, how)):
@@ -286,7 +296,7 @@ def test_token_scores_equal_slow_loops(make_reader, how):
 def test_token_states_equal_slow_loops(make_reader):
     reading, pieces, _ = states_of(make_reader(), DOCS)
     for row, state in zip(
-        torch.cat(States().pool(pieces, reading)), slow_pool(pieces, reading, "mean")
+        torch.cat(pooled(States(), pieces, reading)), slow_pool(pieces, reading, "mean")
     ):
         assert_equal(row, torch.zeros(CONFIG.hidden_size) if state is None else state)
 
@@ -298,7 +308,7 @@ def test_document_scores_are_means_over_windows_weighted_by_owned_pieces(make_re
     reading, _, cls = states_of(reader, DOCS)
     with torch.no_grad():
         (rows,) = reader.read(reading, [head])
-        scores = head.pool(rows, reading)
+        scores = pooled(head, rows, reading)
         logits = head.classifier(torch.tanh(head.pooler(cls)))
     window = 0
     for n_windows, score in zip(reading.windows_per_doc, scores):
@@ -344,9 +354,9 @@ def test_gradients_equal_those_of_a_plain_graph(ours, make_reader):
         return [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found)]
 
     *rows, text_rows = reader.read(reading, [*heads.values(), text])
-    loss = (torch.stack(text.pool(text_rows, reading)) * wanted_text).sum()
+    loss = (torch.stack(pooled(text, text_rows, reading)) * wanted_text).sum()
     for found, head in zip(rows, heads.values()):
-        loss = loss + (torch.cat(head.pool(found, reading)).nan_to_num() * wanted).sum()
+        loss = loss + (torch.cat(pooled(head, found, reading)).nan_to_num() * wanted).sum()
 
     pieces, cls = slow_states(reader.model, reader, reading)
     plain = torch.zeros((), dtype=torch.float64)

@@ -237,7 +237,7 @@ overlap = 0
 """)
     command("init", "fill-config", tmp_path / "base.cfg", tmp_path / "full.cfg")
     full = load_config(tmp_path / "full.cfg")
-    assert full["components"]["albert"]["model"]["batch_pieces"] == 4096
+    assert full["components"]["albert"]["model"]["precision"] == "auto"
     assert full["components"]["ner"]["model"]["pooling"] == "mean"
     assert full["components"]["ner"]["threshold"] == 0.0
     assert full["components"]["topics"]["threshold"] == 0.5

@@ -1,0 +1,1 @@
+"""How the shared layer is applied: an executor for each kind of hardware."""

@@ -1,0 +1,45 @@
+from abc import ABC, abstractmethod
+
+import numpy as np
+from torch import Tensor
+
+from ..modeling import Albert
+
+
+class Executor(ABC):
+    """Apply ALBERT's layers to windows that lie flat: one row a piece, no padding, window after
+    window.
+
+    An executor takes the weights as they are when it is made. It may keep them in another form.
+    """
+
+    model: Albert
+
+    def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Turn ids into what the first layer reads.
+
+        ids (Tensor): Piece ids, (P,).
+        positions (Tensor): Position of each piece in its window, (P,).
+        RETURNS (Tensor): Hidden states, (P, H).
+        """
+        return self.model.embed(ids, positions=positions)
+
+    @abstractmethod
+    def __call__(self, hidden: Tensor, lengths: np.ndarray) -> Tensor:
+        """Apply every layer in turn.
+
+        hidden (Tensor): What `embed` returned, (P, H).
+        lengths (np.ndarray): Pieces in each window, (B,); they sum to P.
+        RETURNS (Tensor): The last hidden states, (P, H).
+        """
+
+
+def row_in_grid(lengths: np.ndarray) -> np.ndarray:
+    """Say where each piece goes when windows are padded to the longest.
+
+    lengths (np.ndarray): Pieces in each window, (B,).
+    RETURNS (np.ndarray): For each piece its row in the (B * S) rows of the padded grid, (P,).
+    """
+    starts = np.cumsum(lengths) - lengths
+    shift = np.arange(len(lengths)) * lengths.max() - starts
+    return np.arange(lengths.sum()) + np.repeat(shift, lengths)

@@ -1,0 +1,92 @@
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..modeling import Albert, Layer
+from ..transfer import to_device
+from .base import Executor, row_in_grid
+
+try:
+    from torch.nn.attention import varlen
+except ImportError:  # an older torch
+    varlen = None  # type: ignore[assignment]
+
+#: Mixes the values of pieces under a layer's queries and keys, (P, 3H) -> (P, H).
+Attention = Callable[[Layer, Tensor], Tensor]
+
+
+class FlatExecutor(Executor):
+    """Run the layers with torch, on any device. All but attention looks at each piece by itself
+    and needs no padding; attention goes window by window.
+
+    In float32 this is the model itself, and gradients flow.
+    """
+
+    def __init__(self, model: Albert, dtype: torch.dtype = torch.float32):
+        """Take a model over.
+
+        model (Albert): The encoder, on its device.
+        dtype (torch.dtype): What to compute in. Other than float32 it takes a copy, cast once.
+        """
+        self.model = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
+
+    def __call__(self, hidden: Tensor, lengths: np.ndarray) -> Tensor:
+        attend = self._attention(hidden, lengths)
+        for layer in self.model.layers_by_depth():
+            hidden = layer.transform(hidden, attend(layer, layer.qkv(hidden)))  # (P, H)
+        return hidden
+
+    def _attention(self, hidden: Tensor, lengths: np.ndarray) -> Attention:
+        """Choose how windows attend, and prepare it once for all layers."""
+        is_half = hidden.dtype in (torch.bfloat16, torch.float16)
+        if hidden.is_cuda and is_half and varlen and not torch.is_grad_enabled():
+            return varlen_attention(lengths, hidden.device)
+        return padded_attention(lengths, hidden.device)
+
+
+def varlen_attention(lengths: np.ndarray, device: torch.device) -> Attention:
+    """Attend without padding, in one kernel for windows of all lengths (FlashAttention).
+
+    lengths (np.ndarray): Pieces in each window, (B,).
+    device (torch.device): A CUDA device.
+    RETURNS (Attention): The attention.
+    """
+    ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    borders = to_device(ends, device)  # (B + 1,)
+    longest = int(lengths.max())
+
+    def attend(layer: Layer, qkv: Tensor) -> Tensor:
+        query, key, value = qkv.view(len(qkv), 3, layer.num_heads, -1).unbind(1)  # 3 x (P, A, H/A)
+        mixed: Any = varlen.varlen_attn(query, key, value, borders, borders, longest, longest)
+        return mixed.reshape(len(qkv), -1)  # (P, H)
+
+    return attend
+
+
+def padded_attention(lengths: np.ndarray, device: torch.device) -> Attention:
+    """Attend on windows padded to the longest, under a mask.
+
+    lengths (np.ndarray): Pieces in each window, (B,).
+    device (torch.device): Any device.
+    RETURNS (Attention): The attention.
+    """
+    B, S = len(lengths), int(lengths.max())
+    if (lengths == S).all():
+
+        def attend_as_is(layer: Layer, qkv: Tensor) -> Tensor:
+            return layer.attend(qkv.view(B, S, -1), None).view(B * S, -1)  # (P, H)
+
+        return attend_as_is
+    rows = to_device(row_in_grid(lengths), device)  # (P,)
+    mask = to_device(np.arange(S) < lengths[:, None], device)  # (B, S)
+
+    def attend(layer: Layer, qkv: Tensor) -> Tensor:
+        grid = qkv.new_zeros(B * S, qkv.shape[1]).index_copy(0, rows, qkv)  # (B * S, 3H)
+        mixed = layer.attend(grid.view(B, S, -1), mask)  # (B, S, H)
+        return mixed.view(B * S, -1).index_select(0, rows)  # (P, H)
+
+    return attend
