@@ -4,8 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .tokenization import Pieces
-
 
 class Alignment(NamedTuple):
     """The pieces of every token, ragged: token `t` owns the next `counts[t]` entries of `pieces`.
@@ -18,21 +16,27 @@ class Alignment(NamedTuple):
     counts: np.ndarray  # (T,) pieces per token
 
 
-def align(token_starts: np.ndarray, token_ends: np.ndarray, pieces: Pieces) -> Alignment:
+def align(
+    token_starts: np.ndarray,
+    token_ends: np.ndarray,
+    piece_starts: np.ndarray,
+    piece_ends: np.ndarray,
+) -> Alignment:
     """Find the pieces that stand for at least one character of each token.
 
     Pieces and tokens are both in text order, so a token's pieces are consecutive among those that
     stand for anything: two binary searches give the range. A bare "▁" stands for nothing and
-    belongs to no token.
+    belongs to no token. Texts may follow one another in one row of characters.
 
     token_starts (np.ndarray): First character of each token, ascending.
     token_ends (np.ndarray): One past the last character of each token.
-    pieces (Pieces): The pieces of the same text.
+    piece_starts (np.ndarray): First character of each piece, ascending.
+    piece_ends (np.ndarray): One past the last character of each piece, ascending.
     RETURNS (Alignment): The pieces of every token.
     """
-    visible = np.flatnonzero(pieces.ends > pieces.starts)
-    first = np.searchsorted(pieces.ends[visible], token_starts, side="right")
-    stop = np.searchsorted(pieces.starts[visible], token_ends, side="left")
+    visible = np.flatnonzero(piece_ends > piece_starts)
+    first = np.searchsorted(piece_ends[visible], token_starts, side="right")
+    stop = np.searchsorted(piece_starts[visible], token_ends, side="left")
     counts = np.maximum(stop - first, 0)
     return Alignment(visible[expand(first, counts)], counts)
 

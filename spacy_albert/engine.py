@@ -17,7 +17,7 @@ logger = logging.getLogger("spacy.albert")  # speaks where spaCy speaks
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 #: Pieces in a batch on a CPU: what a layer makes of more does not stay in its cache.
-CPU_BATCH = 1024
+CPU_BATCH = 1536
 #: Pieces in a batch on a GPU that has room for more: it is busy with that many.
 GPU_BATCH = 65_536
 
@@ -152,7 +152,11 @@ class Engine:
 
     def _current(self) -> Executor:
         """Make the executor for annotation, or make it anew when the weights have changed."""
-        weights = [(weight.data_ptr(), weight._version) for weight in self.model.parameters()]
+        weights = [
+            # what was loaded in inference mode has no version, and cannot change in place
+            (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
+            for weight in self.model.parameters()
+        ]
         if self._annotator is None or weights != self._made_of:
             self._annotator = self._make()
             self._made_of = weights

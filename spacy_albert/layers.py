@@ -10,17 +10,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
-from spacy.attrs import LENGTH, SPACY
 from spacy.tokens import Doc
 from thinc.api import Model
 from torch import Tensor
 
 from .heads import ClsStates, States
 from .reader import Readout
-from .reading import Reading, Texts
+from .reading import Reading
 from .shims import EncoderShim, HeadShim
+from .texts import texts_of
 from .transfer import to_cpu
 
 
@@ -269,22 +268,3 @@ def answers_of(tok2vec: Model, docs: Sequence[Doc], readout: Readout) -> list[Te
         for i, answer in zip(missing, found):
             answers[i] = answer
     return cast(list[Tensor], answers)
-
-
-def texts_of(docs: Sequence[Doc]) -> Texts:
-    """Look up the tokens of documents without making Token objects.
-
-    docs (Sequence[Doc]): The documents.
-    RETURNS (Texts): Their texts, and the character offsets of their tokens.
-    """
-    starts, ends = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
-    for doc in docs:
-        lengths, spaces = doc.to_array([LENGTH, SPACY]).astype(np.int64).reshape(len(doc), 2).T
-        starts.append(np.cumsum(lengths + spaces) - lengths - spaces)
-        ends.append(starts[-1] + lengths)
-    return Texts(
-        [doc.text for doc in docs],
-        np.concatenate(starts),
-        np.concatenate(ends),
-        np.array([len(doc) for doc in docs], dtype=np.int64),
-    )

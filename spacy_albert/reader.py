@@ -154,8 +154,6 @@ class Reader:
             unit: states.index_select(0, to_device(rows, states.device))
             for unit, rows in (("pieces", batch.owned_rows), ("windows", batch.cls_rows))
         }
-        if states.dtype == torch.bfloat16:  # what heads make of it is small: let it be exact
-            seen = {unit: rows.float() for unit, rows in seen.items()}
         return [readout(seen[readout.unit]) for readout in readouts]
 
 

@@ -7,21 +7,25 @@ probable one (Viterbi), and scores an entity with its share of the probability o
 exactly this span with this label is, and long entities are not worth less than short ones.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from math import isqrt
+from typing import Any, NamedTuple
 
 import numpy as np
-
-from .batching import batches
 
 ROLES = {"B": "B", "I": "I", "L": "L", "E": "L", "U": "U", "S": "U"}
 PREFIXES = {"BILOU": "BILU", "BIO": "BI", "IO": "I"}
 MISSING = -100  # as torch's ignore_index
 FLOOR = -100.0  # logits further below the best count as this far; e^-100 is 0 in float32
+BATCH = 2**19  # logits decoded at once; a document that has more is a batch by itself
+SLICE = 2**16  # logits turned into weights at once, within the processor's cache
+ROW = 16  # tokens in a row of a chain, at least: as a rule so many tell what the next starts with
+SAME = 1e-12  # relative difference of what counts as equal at the borders of rows
 
 
 class Entities(NamedTuple):
-    """The entities of one document."""
+    """Entities in the order of their tokens."""
 
     starts: np.ndarray  # (E,) first token
     ends: np.ndarray  # (E,) one past the last token
@@ -101,149 +105,91 @@ class Tagset:
         )
 
     def _constrain(self) -> None:
-        """Write the scheme down as two matrices over (previous tag, next tag)."""
+        """Write the scheme down: which tags may be neighbours, and what can be between two of them.
+
+        Between two tokens is a state: 0, where the next tag starts afresh, or 1 + l, where it goes
+        on with an entity of label l. A tag comes from one state; it may leave a choice of two.
+        """
         begins = np.isin(self.roles, ["B", "U"])
         goes_on = np.isin(self.roles, ["I", "L"])
+        is_open = np.isin(self.roles, ["B", "I"])
         same = (self.label_of[:, None] == self.label_of[None, :]) & (self.label_of >= 0)
         if self.scheme == "IO":
             self.continues = same
             self.allowed = np.ones_like(same)
-            return
-        # A label without an "L" tag ends as in BIO; "B" alone is left to "U" where there is one
-        is_open = np.isin(self.roles, ["B", "I"])
-        ends = np.isin(self.label_of, self.label_of[self.roles == "L"])
-        singles = np.isin(self.label_of, self.label_of[self.roles == "U"])
-        must_go_on = is_open & (ends | (singles & (self.roles == "B")))
-        self.continues = same & is_open[:, None] & goes_on[None, :]
-        free = (self.roles == "O") | begins
-        self.allowed = self.continues | (free[None, :] & ~must_go_on[:, None])
+            goes_on = is_open = must_go_on = np.zeros(len(self.tags), dtype=bool)
+        else:
+            # A label without an "L" tag ends as in BIO; "B" alone is left to "U" where there is one
+            ends = np.isin(self.label_of, self.label_of[self.roles == "L"])
+            singles = np.isin(self.label_of, self.label_of[self.roles == "U"])
+            must_go_on = is_open & (ends | (singles & (self.roles == "B")))
+            self.continues = same & is_open[:, None] & goes_on[None, :]
+            free = (self.roles == "O") | begins
+            self.allowed = self.continues | (free[None, :] & ~must_go_on[:, None])
+        states = np.arange(1 + len(self.labels))[:, None]
+        self.comes_from = np.where(goes_on, self.label_of + 1, 0) == states  # (1 + L, K)
+        self.leads_to = np.where(is_open, self.label_of + 1, 0) == states  # (1 + L, K)
+        self.leads_to[0] = ~must_go_on
+        afresh, within, over, on = *np.split(self.comes_from, [1]), *np.split(self.leads_to, [1])
+        within = within & (afresh & on).any(axis=1, keepdims=True)  # of what can begin at all
+        arcs = afresh & over, afresh & on, within & on, within & over
+        self.arcs = [as_table(tags) for tags in arcs]
 
     def decode(
-        self, logits: Sequence[np.ndarray], blocked: Sequence[np.ndarray] | None = None
-    ) -> list[Entities]:
-        """Find the entities of the most probable valid tagging of each document.
+        self, logits: np.ndarray, lengths: np.ndarray, blocked: np.ndarray | None = None
+    ) -> Entities:
+        """Find the entities of the most probable valid tagging of each document. Of several that
+        are equally probable, it may be any.
 
-        logits (Sequence[np.ndarray]): Scores of the tags, (T, K) for each document.
-        blocked (Sequence[np.ndarray] | None): Tokens that must stay outside, (T,) bool each.
-        RETURNS (list[Entities]): One for each document.
+        logits (np.ndarray): Scores of the tags, (T, K), one document after the other.
+        lengths (np.ndarray): Tokens of each document, (D,).
+        blocked (np.ndarray | None): Tokens that must stay outside, (T,) bool.
+        RETURNS (Entities): Those of all documents, their tokens numbered as in `logits`.
         """
-        results = [no_entities()] * len(logits)
-        lengths = np.array([len(doc) for doc in logits], dtype=np.int64)
-        budget = min(32_768, 2**25 // len(self.tags) ** 2)  # decoding looks at pairs of tags
-        for batch in batches(np.maximum(lengths, 1), budget):
-            batch = batch[lengths[batch] > 0]
-            if len(batch) == 0:
-                continue
-            log_probs = self._log_probs(
-                [logits[i] for i in batch], [blocked[i] for i in batch] if blocked else None
+        if blocked is None:
+            blocked = np.zeros(len(logits), dtype=bool)
+        edges = np.concatenate([[0], np.cumsum(lengths[lengths > 0])])
+        batch_of = edges[:-1] // max(1, BATCH // len(self.tags))  # (D,)
+        cuts = np.flatnonzero(np.diff(batch_of, prepend=-1, append=-1))
+        found = [no_entities()]
+        for cut, next_cut in pairwise(cuts):
+            batch = slice(edges[cut], edges[next_cut])
+            starts, ends, *rest = self._decode(
+                logits[batch], edges[cut : next_cut + 1] - batch.start, blocked[batch]
             )
-            for i, entities in zip(batch, self._decode_padded(log_probs, lengths[batch])):
-                results[i] = entities
-        return results
+            found.append(Entities(starts + batch.start, ends + batch.start, *rest))
+        return Entities(*map(np.concatenate, zip(*found)))
 
-    def _log_probs(self, logits: list[np.ndarray], blocked: list[np.ndarray] | None) -> np.ndarray:
-        """Lay documents out as (D, T, K); padding and blocked tokens are certainly outside."""
-        outside = np.full(len(self.tags), -np.inf)
-        outside[self.outside] = 0.0
-        padded = np.tile(outside, (len(logits), max(map(len, logits)), 1))
-        for row, doc in enumerate(logits):
-            scores = doc.astype(np.float64)
-            scores = np.maximum(scores - scores.max(axis=1, keepdims=True), FLOOR)
-            padded[row, : len(doc)] = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
-            if blocked is not None:
-                padded[row, : len(doc)][blocked[row]] = outside
-        return padded
+    def _decode(self, logits: np.ndarray, edges: np.ndarray, blocked: np.ndarray) -> Entities:
+        """Decode a batch of documents, none of them empty, of which the edges are given."""
+        firsts, is_last = edges[:-1], np.zeros(len(logits), dtype=bool)
+        is_last[edges[1:] - 1] = True
 
-    def _decode_padded(self, log_probs: np.ndarray, lengths: np.ndarray) -> list[Entities]:
-        """(D, T, K) log probabilities -> the entities of each document."""
-        tags = log_probs.argmax(axis=2)  # (D, T)
-        wrong = ~self._is_valid(tags)
-        if wrong.any():
-            tags[wrong] = self._viterbi(log_probs[wrong])
-        starts, ends = self._borders(tags)
-        found = starts.any(axis=1)
-        results = [no_entities()] * len(tags)
-        if not found.any():
-            return results
-        rows, first = starts[found].nonzero()
-        _, last = ends[found].nonzero()
-        labels = self.label_of[tags[found][rows, first]]
-        scores = self._probabilities(log_probs[found], tags[found], rows, first, last)
-        cuts = np.searchsorted(rows, np.arange(1, found.sum()))
-        columns = (np.split(column, cuts) for column in (first, last + 1, labels, scores))
-        for row, entities in zip(found.nonzero()[0], zip(*columns)):
-            results[row] = Entities(*entities)
-        return results
+        def with_previous(tags: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+            before = np.concatenate([[self.outside], tags[:-1]])
+            before[firsts] = self.outside  # texts begin and end outside
+            return matrix[before, tags]
 
-    def _neighbours(self, tags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(D, T) tags -> each tag's predecessor and successor; text begins and ends outside."""
-        border = np.full((len(tags), 1), self.outside)
-        return np.hstack([border, tags[:, :-1]]), np.hstack([tags[:, 1:], border])
+        def chain(docs: np.ndarray, plus: np.ufunc) -> tuple[np.ndarray, Chain]:
+            tokens = np.flatnonzero(np.repeat(docs, np.diff(edges)))
+            return tokens, Chain(self, logits[tokens], blocked[tokens], is_last[tokens], plus)
 
-    def _is_valid(self, tags: np.ndarray) -> np.ndarray:
-        before, after = self._neighbours(tags)
-        return (self.allowed[before, tags] & self.allowed[tags, after]).all(axis=1)
-
-    def _borders(self, tags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(D, T) tags -> where entities start, where they have their last token."""
-        before, after = self._neighbours(tags)
-        inside = self.label_of[tags] >= 0
-        return inside & ~self.continues[before, tags], inside & ~self.continues[tags, after]
-
-    def _viterbi(self, log_probs: np.ndarray) -> np.ndarray:
-        """(D, T, K) -> (D, T) tags of the most probable valid tagging."""
-        n_tokens = log_probs.shape[1]
-        into = np.where(self.allowed.T, 0.0, -np.inf)  # (K, K), next tag first: contiguous below
-        best = log_probs[:, 0] + into[:, self.outside]  # (D, K)
-        came_from = np.zeros(log_probs.shape, dtype=np.int32)
-        for t in range(1, n_tokens):
-            through = best[:, None, :] + into  # (D, K, K)
-            came_from[:, t] = through.argmax(axis=2)
-            best = np.take_along_axis(through, came_from[:, t, :, None], axis=2)[:, :, 0]
-            best += log_probs[:, t]
-        tags = np.empty(log_probs.shape[:2], dtype=np.int64)
-        tags[:, -1] = (best + into[self.outside]).argmax(axis=1)
-        for t in range(n_tokens - 1, 0, -1):
-            tags[:, t - 1] = np.take_along_axis(came_from[:, t], tags[:, t, None], 1)[:, 0]
-        return tags
-
-    def _probabilities(
-        self,
-        log_probs: np.ndarray,
-        tags: np.ndarray,
-        rows: np.ndarray,
-        first: np.ndarray,
-        last: np.ndarray,
-    ) -> np.ndarray:
-        """Sum the valid taggings with exactly this entity, as a share of all valid ones.
-
-        log_probs (np.ndarray): (D, T, K).
-        tags (np.ndarray): (D, T), the best tagging.
-        rows, first, last (np.ndarray): (E,) document, first and last token of each entity.
-        RETURNS (np.ndarray): (E,) probabilities.
-        """
-        n_docs, n_tokens, n_tags = log_probs.shape
-        probs = np.exp(log_probs.swapaxes(0, 1), order="C")  # (T, D, K), for speed
-        allowed = self.allowed.astype(np.float64)
-        fresh = (self.allowed & ~self.continues).astype(np.float64)
-        forward = np.zeros((n_tokens + 1, n_docs, n_tags))  # forward[t]: before token t
-        backward = np.zeros((n_tokens + 1, n_docs, n_tags))  # backward[t]: of token t and after
-        scale = np.empty((n_tokens, n_docs))
-        forward[0, :, self.outside] = 1.0
-        for t in range(n_tokens):
-            reached = (forward[t] @ allowed) * probs[t]
-            scale[t] = reached.sum(axis=1)
-            forward[t + 1] = reached / scale[t, :, None]
-        # Taggings that end within an entity are not valid, and are no part of the whole
-        backward[n_tokens, :, self.outside] = 1 / (forward[n_tokens] @ allowed[:, self.outside])
-        for t in range(n_tokens - 1, -1, -1):
-            backward[t] = (backward[t + 1] @ allowed.T) * probs[t] / scale[t, :, None]
-        along = np.take_along_axis(log_probs, tags[:, :, None], axis=2)[:, :, 0] - np.log(scale.T)
-        total = np.cumsum(along, axis=1)
-        within = total[rows, last] - total[rows, first] + along[rows, first]
-        enters = np.einsum("ek,ke->e", forward[first, rows], fresh[:, tags[rows, first]])
-        leaves = np.einsum("ek,ek->e", backward[last + 1, rows], fresh[tags[rows, last]])
-        return np.clip(enters * np.exp(within) * leaves, 0.0, 1.0)
+        tags = logits.argmax(axis=1)  # (T,)
+        tags[blocked] = self.outside
+        fits = with_previous(tags, self.allowed) & (self.allowed[tags, self.outside] | ~is_last)
+        valid = np.logical_and.reduceat(fits, firsts)  # (D,)
+        if not valid.all():
+            tokens, taggings = chain(~valid, np.maximum)
+            tags[tokens] = taggings.best(tags[tokens])
+        inside, goes_on = self.label_of[tags] >= 0, with_previous(tags, self.continues)
+        starts = inside & ~goes_on
+        if not starts.any():
+            return no_entities()
+        first = np.flatnonzero(starts)
+        last = np.flatnonzero(inside & ~np.append(goes_on[1:], False))
+        tokens, taggings = chain(np.logical_or.reduceat(starts, firsts), np.add)
+        scores = taggings.shares(tags[tokens], *np.searchsorted(tokens, [first, last]))
+        return Entities(first, last + 1, self.label_of[tags[first]], scores)
 
     def encode(self, tags: Sequence[str | None], readable: np.ndarray) -> np.ndarray:
         """Turn gold BILUO tags of all tokens into class numbers of the readable ones.
@@ -296,3 +242,181 @@ def no_entities() -> Entities:
     """Make the answer for a document without entities."""
     whole = np.empty(0, dtype=np.int64)
     return Entities(whole, whole, whole, np.empty(0))
+
+
+class Chain:
+    """The valid taggings of some tokens: ways through a chain of states, as Tagset has them.
+
+    A token leads from state 0 to 0 with the weight `closed`, from 0 to 1 + l with `into[l]`, from
+    1 + l back to it with `stay[l]` and to 0 with `out[l]`, whatever the scheme. What ways to a
+    state weigh together is kept as a ratio to state 0, which can always be reached: so nothing
+    under- or overflows, however long the text.
+
+    The tokens are cut into R rows of N, and a step in Python takes all rows one token further.
+    """
+
+    def __init__(
+        self,
+        tagset: Tagset,
+        logits: np.ndarray,
+        blocked: np.ndarray,
+        is_last: np.ndarray,
+        plus: np.ufunc,
+    ):
+        """Weigh the tags of each token.
+
+        tagset (Tagset): The tags.
+        logits (np.ndarray): Their scores, (T, K).
+        blocked (np.ndarray): Tokens that must stay outside, (T,) bool.
+        is_last (np.ndarray): Tokens that end a document, (T,) bool.
+        plus (np.ufunc): What two ways weigh together: np.add, or np.maximum for the better one.
+        """
+        self.tagset, self.logits, self.is_last = tagset, logits, is_last
+        self.blocked, self.plus = blocked, plus
+        n_tokens, n_tags = logits.shape
+        self.length = min(n_tokens, max(ROW, isqrt(n_tokens) // 2))  # N
+        n_rows = -(-n_tokens // self.length)
+        token = np.arange(n_rows * self.length).reshape(n_rows, self.length).T  # (N, R)
+        padding, token = token >= n_tokens, np.minimum(token, n_tokens - 1)
+
+        arcs = [np.empty((self.length, tags.shape[1], n_rows)) for tags in tagset.arcs]
+        self.closed, self.into, self.stay, self.out = arcs  # (N, 1, R), and (N, L, R) each
+        height = max(1, SLICE // (n_tags * n_rows))
+        for top in range(0, self.length, height):
+            some = slice(top, top + height)
+            scores = floored(logits[token[some]].swapaxes(1, 2))  # (n, K, R)
+            # One tag more, without weight, stands for those that a label lacks
+            weights = np.zeros((len(scores), n_tags + 1, n_rows))
+            np.exp(scores, out=weights[:, :-1])
+            at, row = np.nonzero(padding[some] | blocked[token[some]])
+            weights[at, :, row] = np.arange(n_tags + 1) == tagset.outside
+            for arc, tags in zip(arcs, tagset.arcs):
+                plus.reduce(weights.take(tags, axis=1), axis=1, out=arc[some])
+        at, row = np.nonzero(is_last[token])
+        self.into[at, :, row] = self.stay[at, :, row] = 0.0
+
+    def best(self, tags: np.ndarray) -> np.ndarray:
+        """Follow the best way back from the end (Viterbi). Calls for `plus` to be np.maximum.
+
+        tags (np.ndarray): The most probable tag of each token, (T,).
+        RETURNS (np.ndarray): The most probable valid tagging, (T,).
+        """
+        before, _ = self._ratios(self.into, self.out, 1)
+        into_0 = np.concatenate([self.closed, self.out * before[:-1]], axis=1)  # (N, 1 + L, R)
+        label = 1 + np.arange(before.shape[1])[:, None]
+        into_label = np.where(self.stay * before[:-1] > self.into, label, 0)  # (N, L, R)
+        sources = np.concatenate([into_0.argmax(axis=1, keepdims=True), into_label], axis=1)
+        states = np.zeros((self.length + 1, 1, before.shape[2]), dtype=np.int64)
+
+        def run(rows: Any, n_last: int) -> None:
+            state = states[-1 - n_last, 0, rows]
+            columns = np.arange(len(state))
+            for source, found in zip(sources[n_last - 1 :: -1, :, rows], states[-n_last:, 0]):
+                found[rows] = state = source[state, columns]
+
+        settle(run, states, -1)
+        borders = states[::-1, 0]  # (N + 1, R)
+        source, target = (ends.T.ravel()[: len(tags)] for ends in (borders[:-1], borders[1:]))
+        fits = self.tagset.comes_from[source] & self.tagset.leads_to[target]  # (T, K)
+        odd = np.flatnonzero(~fits[np.arange(len(tags)), tags])
+        valid = tags.copy()
+        valid[odd] = np.where(fits[odd], floored(self.logits[odd]), -np.inf).argmax(axis=1)
+        return valid
+
+    def shares(self, tags: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+        """Sum the taggings with exactly this entity, as a share of all valid ones
+        (forward-backward). Calls for `plus` to be np.add.
+
+        tags (np.ndarray): The best tagging, (T,).
+        first, last (np.ndarray): First and last token of each of its entities, (E,).
+        RETURNS (np.ndarray): Probabilities, (E,).
+        """
+        before, _ = self._ratios(self.into, self.out, 1)
+        after, growth = self._ratios(self.out, self.into, -1)
+        # Against all ways through state 0 before the entity: all ways whatever weigh `whole`, and
+        # those that then spell it weigh what its tags do, relative to all that its tokens may do
+        row, at = np.divmod(first, self.length)
+        whole = 1 + (before[at, :, row] * after[at, :, row]).sum(axis=1)  # (E,)
+        inside = np.flatnonzero(self.tagset.label_of[tags] >= 0)
+        row, at = np.divmod(inside, self.length)
+        chosen = np.take_along_axis(floored(self.logits[inside]), tags[inside, None], 1)[:, 0]
+        steps = chosen - np.log(growth[at, 0, row])
+        shares = np.exp(np.add.reduceat(steps, np.searchsorted(inside, first))) / whole
+        if self.tagset.scheme == "IO":  # an entity is longer if a neighbour has its label
+            same = self.tagset.continues[tags[first]]  # (E, K)
+            sides = (first - 1, self.is_last[first - 1]), (last + 1, self.is_last[last])
+            for neighbour, is_border in sides:  # left of the first token, index -1 is a last one
+                at = np.where(is_border, first, neighbour)
+                weights = np.exp(floored(self.logits[at]))
+                longer = (weights * same).sum(axis=1) / weights.sum(axis=1)
+                shares *= np.where(is_border | self.blocked[at], 1.0, 1.0 - longer)
+        return np.clip(shares, 0.0, 1.0)
+
+    def _ratios(
+        self, into: np.ndarray, out: np.ndarray, step: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Weigh the ways to every state from one end of the text.
+
+        into, out (np.ndarray): Weights from state 0 and back, seen from that end; (N, L, R).
+        step (int): 1 to come from the left, -1 from the right.
+        RETURNS (tuple[np.ndarray, np.ndarray]): Weights at the borders of tokens as ratios to state
+            0, (N + 1, L, R), and the factor by which each token multiplies that of state 0,
+            (N, 1, R).
+        """
+        arcs = [arc[::step] for arc in (self.closed, into, self.stay, out)]
+        ratios = np.zeros((len(into) + 1, *into.shape[1:]))
+        growth = np.empty_like(self.closed)
+
+        def run(rows: Any, n_last: int) -> None:
+            state = ratios[-1 - n_last][:, rows]
+            weights = (arc[-n_last:, :, rows] for arc in arcs)
+            results = growth[-n_last:], ratios[-n_last:]
+            for closed, into, stay, out, factor, ratio in zip(*weights, *results):
+                total = self.plus(closed, self.plus.reduce(out * state, axis=0))  # (1, R)
+                state = self.plus(into, stay * state) / total  # (L, R)
+                factor[:, rows], ratio[:, rows] = total, state
+
+        settle(run, ratios, step)
+        return ratios[::step], growth[::step]
+
+
+def settle(run: Callable[[Any, int], None], states: np.ndarray, step: int) -> None:
+    """Run the rows of a chain until each of them starts as its neighbour ends.
+
+    A text soon forgets: almost always the last tokens of a row alone tell what the next one starts
+    with. Rows that have started otherwise run again. That ends, as the first row is right and its
+    neighbour right after it; and it is exact, as what is off by some factor at the start of a row
+    is off by no more at its end (Birkhoff, "Extensions of Jentzsch's theorem", 1957).
+
+    run (Callable): Takes some rows through their last so many tokens.
+    states (np.ndarray): What it fills: states at the borders of the tokens, (N + 1, S, R). The
+        first are what the rows start with.
+    step (int): 1 if the neighbour is the row before, -1 if it is the row after.
+    """
+    starts, ends = states[0], states[-1]  # (S, R)
+    followers = np.arange(starts.shape[1])[max(step, 0) : min(step, 0) or None]
+    if len(followers):
+        run(slice(None), ROW)
+        starts[:, followers] = ends[:, followers - step]
+    rows: Any = slice(None)
+    while True:
+        run(rows, len(states) - 1)
+        before, here = ends[:, followers - step], starts[:, followers]
+        rows = followers[(np.abs(before - here) > SAME * np.abs(here)).any(axis=0)]
+        if len(rows) == 0:
+            return
+        starts[:, rows] = ends[:, rows - step]
+
+
+def floored(logits: np.ndarray) -> np.ndarray:
+    """(T, K) or (T, K, R) logits -> how far they are below the best of K, FLOOR at most."""
+    scores = np.array(logits, dtype=np.float64, order="C")
+    scores -= scores.max(axis=1, keepdims=True)
+    return np.maximum(scores, FLOOR, out=scores)
+
+
+def as_table(sets: np.ndarray) -> np.ndarray:
+    """Write (A, K) sets of tags as (most, A) numbers of tags, with K where a set has fewer."""
+    most = max(1, sets.sum(axis=1).max())
+    members = np.argsort(~sets, axis=1, kind="stable")[:, :most]
+    return np.where(np.take_along_axis(sets, members, axis=1), members, sets.shape[1]).T

@@ -7,16 +7,18 @@ google-research/albert, so that no text can put control ids into a sequence.
 
 import json
 import re
-import unicodedata
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from itertools import accumulate, repeat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, pairwise, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import srsly
+
+from .alignment import expand
+from .cleaning import SURROGATE, Cleaner, Row, characters, code_points
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -28,26 +30,27 @@ ADDED_FILE = "added_tokens.json"
 SPECIAL_PIECES = {"pad": "<pad>", "unk": "<unk>", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 
 _BLANK = "▁"  # U+2581, which SentencePiece writes for a space
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
-_ZERO = np.zeros(1, dtype=np.int32)
+_ASCII = "".join(map(chr, range(33, 127)))
 
 
 class Pieces(NamedTuple):
-    """The pieces of one text.
+    """The pieces of a batch of texts, text after text.
 
-    ids (np.ndarray): Piece ids, without [CLS] and [SEP]. Shape (n,), int32, as all three.
-    starts (np.ndarray): Offset of the first character of each piece in the original text.
+    ids (np.ndarray): Piece ids, without [CLS] and [SEP]. Shape (P,), int32, as the next two.
+    starts (np.ndarray): Offset of the first character of each piece in its own text.
     ends (np.ndarray): One past its last character.
+    counts (np.ndarray): Pieces in each text, (D,).
 
     White space beside a piece is outside its range, and a piece that stands for white space only
     has `start == end`. A character that becomes several pieces ("½") is the range of each of them.
     A character that leaves no trace (a combining accent) belongs to the one before it, if any.
-    Starts never decrease, nor do ends.
+    Within a text, starts never decrease, nor do ends.
     """
 
     ids: np.ndarray
     starts: np.ndarray
     ends: np.ndarray
+    counts: np.ndarray
 
 
 class Tokenizer(ABC):
@@ -65,11 +68,11 @@ class Tokenizer(ABC):
     size: int
 
     @abstractmethod
-    def __call__(self, texts: Sequence[str]) -> list[Pieces]:
+    def __call__(self, texts: Sequence[str]) -> Pieces:
         """Divide texts into pieces.
 
         texts (Sequence[str]): Any texts. Lone surrogates, which UTF-8 cannot hold, read as U+FFFD.
-        RETURNS (list[Pieces]): The pieces of each text, in order.
+        RETURNS (Pieces): Their pieces.
         """
 
     @abstractmethod
@@ -133,6 +136,7 @@ class SentencePieceTokenizer(Tokenizer):
         self.lower_case = lower_case
         self.keep_accents = keep_accents
         self.remove_space = remove_space
+        self._clean = Cleaner(lower_case, keep_accents, remove_space)
         self._processor = spm = sentencepiece.SentencePieceProcessor()
         try:
             spm.LoadFromSerializedProto(model)
@@ -150,12 +154,34 @@ class SentencePieceTokenizer(Tokenizer):
             )
         # a run of unknown characters must not be mistaken for the control piece it spells
         self._ids = {p: i for p, i in ids.items() if not (spm.IsControl(i) or spm.IsUnused(i))}
-        self._digit_commas = {piece for piece in self._ids if _ends_in_digit_comma(piece)}
-        self._units = re.compile(r"``|''|\s+|." if remove_space else r"``|''|.", re.DOTALL)
-        self._fold = lru_cache(maxsize=1 << 16)(self._fold_unit)
+        self._part_ids, self._part_sizes, self._part_counts = self._look_up(map(self._part, ids))
+        self._part_starts = np.cumsum(self._part_counts) - self._part_counts
+        # Where each character of a piece is a piece itself, the text says which of its characters
+        # are <unk>; otherwise pieces must be had in writing, which takes longer
+        learned = [piece for piece, i in self._ids.items() if i != self.unk_id]
+        alphabet = {piece for piece in learned if len(piece) == 1}
+        self._closed = alphabet.issuperset("".join(learned) + _BLANK + ",")
+        self._known = np.zeros(sys.maxunicode + 1, dtype=bool)
+        self._known[[ord(" "), *map(ord, alphabet)]] = True
+        keeps_ascii = spm.Normalize(_ASCII) == _BLANK + _ASCII
+        self._plain = re.compile(r"[ -~]*" if keeps_ascii else r"")
 
-    def __call__(self, texts: Sequence[str]) -> list[Pieces]:
-        return [self._divide(text) for text in texts]
+    def __call__(self, texts: Sequence[str]) -> Pieces:
+        begins = np.cumsum([1, *(len(text) + 1 for text in texts)], dtype=np.int32)  # (D + 1,)
+        row = self._clean(" ".join(["", *texts, ""]))
+        edges = row.origins.searchsorted(begins).tolist()
+        clean = characters(row.codes)
+        cleans = [clean[start:stop].removesuffix(" ") for start, stop in pairwise(edges)]
+        row = self._normalize(row, edges, cleans)
+        ids, sizes, counts = self._divide(cleans, row)
+        starts, ends = _ranges(row, sizes)
+        # A piece of white space stands where the next one does, if that is in its text; inside of a
+        # character (U+FDFA becomes four words) it has the range of this, as its neighbours have
+        last_ends = np.append(ends, begins[:1])[np.cumsum(counts) - 1]  # (D,)
+        starts = np.minimum(starts, np.maximum(begins[:-1], last_ends).repeat(counts))
+        ends = np.maximum(starts, ends)
+        shift = begins[:-1].repeat(counts)
+        return Pieces(ids, starts - shift, ends - shift, counts)
 
     def save(self, directory: Path) -> None:
         config = {
@@ -178,97 +204,78 @@ class SentencePieceTokenizer(Tokenizer):
             }
         )
 
-    def _divide(self, text: str) -> Pieces:
-        clean, begins, ends = self._clean(text)
-        pieces = self._part_commas(self._processor.encode(clean, out_type=str))
-        ids = np.fromiter(map(self._ids.get, pieces, repeat(self.unk_id)), np.int32, len(pieces))
+    def _normalize(self, row: Row, edges: list[int], cleans: list[str]) -> Row:
+        """Do what SentencePiece does to texts before it divides them.
 
-        # Joined, the pieces are what SentencePiece's own normaliser made of the text.
-        normal = "".join(pieces)
-        solid = np.frombuffer(normal.encode("utf-32-le"), np.uint32) != ord(_BLANK)
-        (where,) = solid.nonzero()
-        if normal == _BLANK + clean.replace(" ", _BLANK):
-            first = last = where - 1
-        else:
-            sources = np.array(self._processor.Normalize(clean, with_offsets=True)[1])
-            first = sources[where]
-            last = sources[sources.searchsorted(first, side="right")] - 1
-        begins, ends = begins[first], ends[last]
-
-        # A piece reaches from its first solid character to its last. One that has none stands where
-        # the next begins, unless that is inside a character (U+FDFA becomes four words): then it
-        # has the range of this character, as its neighbours have.
-        stops = np.fromiter(accumulate(map(len, pieces), initial=0), np.int64, len(pieces) + 1)
-        n_solid = np.concatenate((_ZERO, solid.cumsum()))[stops]
-        starts = np.concatenate((begins, ends[-1:], _ZERO))[n_solid[:-1]]
-        ends = np.concatenate((_ZERO, ends))[n_solid[1:]]
-        return Pieces(ids, starts, np.maximum(starts, ends))
-
-    def _clean(self, text: str) -> tuple[str, np.ndarray, np.ndarray]:
-        """Normalise a text as ALBERT does before SentencePiece.
-
-        text (str): The original text.
-        RETURNS (tuple[str, np.ndarray, np.ndarray]): The normalised text, and where each of its
-            characters begins and ends in the original.
+        row (Row): Texts from `_clean`.
+        edges (list[int]): Where each begins there.
+        cleans (list[str]): The same texts.
+        RETURNS (Row): What their pieces spell.
         """
-        body = spaced = text
-        if self.remove_space:
-            body = text.strip()
-            spaced = " ".join(body.split())
-        lead = text.find(body)
-        if len(spaced) == len(body) and "``" not in body and "''" not in body:
-            edges = np.arange(lead, lead + len(body) + 1, dtype=np.int32)
-            if body.isascii():
-                return spaced.lower() if self.lower_case else spaced, edges[:-1], edges[1:]
-            folded = list(map(self._fold, spaced))
-        else:
-            units = self._units.findall(body)
-            edges = np.fromiter(accumulate(map(len, units), initial=lead), np.int32, len(units) + 1)
-            folded = list(map(self._fold, units))
+        normalize = self._processor.Normalize
+        parts, done = [], 0
+        for start, clean in zip(edges, cleans):
+            if self._plain.fullmatch(clean):
+                continue
+            if normalize(clean) != _BLANK + clean.replace(" ", _BLANK):
+                normal, sources = normalize(clean, with_offsets=True)
+                parts.append((row.codes[done:start], row.origins[done:start]))
+                parts.append((code_points(normal + _BLANK), row.origins[start + np.array(sources)]))
+                done = start + len(clean)
+        parts.append((row.codes[done:], row.origins[done:]))
+        return Row(*map(np.concatenate, zip(*parts)))
 
-        clean = "".join(folded)
-        if self.lower_case:
-            clean = clean.lower()  # once more, as one text: NFKD makes capitals ("℡", "𝚺")
-        counts = np.fromiter(map(len, folded), np.int32, len(folded))
-        kept = counts > 0
-        edges = np.append(edges[:-1][kept], edges[-1:])
-        return clean, edges[:-1].repeat(counts[kept]), edges[1:].repeat(counts[kept])
+    def _divide(self, cleans: list[str], row: Row) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Divide texts into pieces.
 
-    def _fold_unit(self, unit: str) -> str:
-        """Normalise one character, one run of white space or one quote of two characters.
-
-        NFKD may go character by character because what it would reorder is removed.
+        cleans (list[str]): Texts from `_clean`.
+        row (Row): The same texts from `_normalize`.
+        RETURNS (tuple[np.ndarray, np.ndarray, np.ndarray]): As `_look_up`, with texts as groups.
         """
-        if unit in ("``", "''"):
-            return '"'
-        if self.remove_space and unit.isspace():
-            return " "
-        unit = _SURROGATE.sub("\ufffd", unit)
-        if self.lower_case:
-            unit = unit.lower()
-        if not self.keep_accents:
-            unit = unicodedata.normalize("NFKD", unit)
-            unit = "".join(c for c in unit if not unicodedata.combining(c))
-        return unit
+        if not self._closed:
+            spelled = self._processor.encode(cleans, out_type=str, num_threads=1)
+            return self._look_up(list(chain(*map(self._part, pieces))) for pieces in spelled)
+        found = self._processor.encode(cleans, num_threads=1)
+        n_found = np.fromiter(map(len, found), np.int64, len(found))
+        whole = np.fromiter(chain.from_iterable(found), np.int64, n_found.sum())
+        n_parts = self._part_counts[whole]
+        parts = expand(self._part_starts[whole], n_parts)
+        ids, sizes = self._part_ids[parts], self._part_sizes[parts]
+        counts = np.diff(np.append(0, np.cumsum(n_parts))[np.append(0, np.cumsum(n_found))])
+        # SentencePiece makes one <unk> of neighbouring characters that are no pieces
+        unknown = np.flatnonzero(~self._known[row.codes])
+        run_starts = np.flatnonzero(np.diff(unknown, prepend=-2) > 1)
+        sizes[ids == self.unk_id] = np.diff(run_starts, append=len(unknown))
+        return ids, sizes, counts
 
-    def _part_commas(self, pieces: list[str]) -> list[str]:
-        """Divide the pieces that end in a digit and a comma: "▁9," becomes "▁9" and ",".
+    def _part(self, piece: str) -> list[str]:
+        """Divide a piece that ends in a digit and a comma: "▁9," becomes "▁9" and ",".
 
-        pieces (list[str]): Pieces from SentencePiece.
+        piece (str): A piece from SentencePiece.
         RETURNS (list[str]): Pieces that join to the same text.
         """
-        if self._digit_commas.isdisjoint(pieces) and "," in self._ids:
-            return pieces
-        parted = []
-        for piece in pieces:
-            if _ends_in_digit_comma(piece):
-                stem = self._processor.encode(piece[:-1].replace(_BLANK, ""), out_type=str)
-                if piece[0] != _BLANK:
-                    stem[0] = stem[0].removeprefix(_BLANK)
-                parted += [part for part in stem if part] + [","]
-            else:
-                parted.append(piece)
-        return parted
+        if piece[-1:] != "," or not piece[-2:-1].isdigit():
+            return [piece]
+        text = piece[:-1].replace(_BLANK, "")
+        stem = self._processor.encode(text, out_type=str)
+        if "".join(stem).replace(_BLANK, "") != text:  # <unk>, and to be normalised once more
+            return [piece[:-1], ","]
+        if piece[0] != _BLANK:
+            stem[0] = stem[0].removeprefix(_BLANK)
+        return [part for part in stem if part] + [","]
+
+    def _look_up(self, groups: Iterable[list[str]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Look up pieces.
+
+        groups (Iterable[list[str]]): Pieces in writing.
+        RETURNS (tuple[np.ndarray, np.ndarray, np.ndarray]): The id of each piece, how many
+            characters it has beside "▁", and how many pieces each group has.
+        """
+        groups = list(groups)
+        pieces = list(chain.from_iterable(groups))
+        ids = np.fromiter(map(self._ids.get, pieces, repeat(self.unk_id)), np.int32, len(pieces))
+        sizes = np.fromiter((len(p) - p.count(_BLANK) for p in pieces), np.int64, len(pieces))
+        return ids, sizes, np.fromiter(map(len, groups), np.int64, len(groups))
 
 
 class JsonTokenizer(Tokenizer):
@@ -301,12 +308,16 @@ class JsonTokenizer(Tokenizer):
         self.size = self._tokenizer.get_vocab_size()
         self._set_special_ids(self._tokenizer.get_vocab())
         # the file's Unigram model knows control pieces as ordinary ones
-        self._controls = {self.pad_id, self.cls_id, self.sep_id, self.mask_id}
+        self._controls = [self.pad_id, self.cls_id, self.sep_id, self.mask_id]
 
-    def __call__(self, texts: Sequence[str]) -> list[Pieces]:
-        texts = [_SURROGATE.sub("\ufffd", text) for text in texts]
+    def __call__(self, texts: Sequence[str]) -> Pieces:
+        texts = [SURROGATE.sub("\ufffd", text) for text in texts]
         encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
-        return [self._read(text, encoding) for text, encoding in zip(texts, encodings)]
+        ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int32)
+        ids[np.isin(ids, self._controls)] = self.unk_id
+        ranges = chain.from_iterable(map(self._ranges, texts, encodings))
+        starts, ends = np.array(list(ranges), dtype=np.int32).reshape(-1, 2).T
+        return Pieces(ids, starts, ends, np.array([len(encoding) for encoding in encodings], int))
 
     def save(self, directory: Path) -> None:
         (directory / JSON_FILE).write_text(self.json, encoding="utf8")
@@ -314,21 +325,18 @@ class JsonTokenizer(Tokenizer):
     def to_bytes(self) -> bytes:
         return srsly.msgpack_dumps({"json": self.json})
 
-    def _read(self, text: str, encoding: "Encoding") -> Pieces:
-        """Take the white space off the library's ranges, and control pieces out of its ids."""
-        ids = [self.unk_id if i in self._controls else i for i in encoding.ids]
-        ranges = np.zeros((len(ids), 2), dtype=np.int32)
+    def _ranges(self, text: str, encoding: "Encoding") -> Iterator[tuple[int, int]]:
+        """Take the white space off the library's ranges."""
         covered = 0
-        for i, (start, end) in enumerate(encoding.offsets):
+        for piece, (start, end) in zip(encoding.tokens, encoding.offsets):
             while start < end and text[start].isspace():
                 start += 1
             while start < end and text[end - 1].isspace():
                 end -= 1
-            if encoding.tokens[i] == _BLANK:  # the library gives it the first character of the word
+            if piece == _BLANK:  # the library gives it the first character of the word
                 end = max(start, covered)
-            ranges[i] = start, end
+            yield start, end
             covered = end
-        return Pieces(np.array(ids, dtype=np.int32), ranges[:, 0], ranges[:, 1])
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
@@ -374,8 +382,26 @@ def tokenizer_from_bytes(data: bytes) -> Tokenizer:
     return JsonTokenizer(**state) if "json" in state else SentencePieceTokenizer(**state)
 
 
-def _ends_in_digit_comma(piece: str) -> bool:
-    return piece[-1:] == "," and piece[-2:-1].isdigit()
+def _ranges(row: Row, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find where each piece starts and ends in the row as it was given.
+
+    row (Row): What the pieces spell.
+    sizes (np.ndarray): Characters of each piece, white space not counted. One that has none gets
+        the start of what follows and the end of what precedes it.
+    RETURNS (tuple[np.ndarray, np.ndarray]): Starts and ends.
+    RAISES (ValueError): If the row has not as many characters as the pieces.
+    """
+    (visible,) = ((row.codes != ord(" ")) & (row.codes != ord(_BLANK))).nonzero()
+    if sizes.sum() != len(visible):
+        raise ValueError("This SentencePiece model rewrites ASCII, which ALBERT's never do.")
+    stops = np.cumsum(sizes)
+    visible = np.concatenate([[-1], visible, [len(row.codes) - 1]])
+    first, last = visible[stops - sizes + 1], visible[stops]
+    starts, ends = row.origins[first], row.origins[last + 1]
+    # What the last one was made of ends where something else begins ("½" becomes three)
+    inside = np.flatnonzero(ends == row.origins[last])
+    ends[inside] = row.origins[row.origins.searchsorted(ends[inside], side="right")]
+    return starts, ends
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -8,14 +8,19 @@ import numpy as np
 import pytest
 import spacy
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.util import ignore_error
 from util import FACTORIES, LABELS, TEXTS, blank, equal, examples, initialized, train, weights
 
+from spacy_albert import engine
 from spacy_albert.architectures import albert, albert_listener, text_classifier, token_classifier
+from spacy_albert.components.encoder import AlbertEncoder
 from spacy_albert.components.ner import AlbertNER
-from spacy_albert.engine import Engine
+from spacy_albert.components.pipe import held_back, look_ahead
+from spacy_albert.engine import PRECISIONS, Engine
 from spacy_albert.layers import AlbertListener
 from spacy_albert.tokenization import SentencePieceTokenizer
 
@@ -56,14 +61,15 @@ MANY = [
 
 
 class Annotation(dict):
-    """What our components say of a document; two are equal if their scores are so to 1e-5."""
+    """What our components say of a document; two are equal if their scores are close."""
 
+    tolerance = 1e-5
     SCORES = ("scores", "entity scores", "cats")
 
     def __eq__(self, other):
         facts = self.keys() - self.SCORES
         return all(self[key] == other[key] for key in facts) and all(
-            self[key] == pytest.approx(other[key], abs=1e-5) for key in self.SCORES
+            self[key] == pytest.approx(other[key], abs=self.tolerance) for key in self.SCORES
         )
 
 
@@ -87,10 +93,13 @@ def entities(doc: Doc) -> list[tuple[str, str]]:
     return [(ent.text, ent.label_) for ent in doc.ents]
 
 
-# Annotation does not depend on company
+# Annotation does not depend on company, or on who computes
 
 
-def test_a_document_says_the_same_in_any_batch_and_order(nlp):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_document_says_the_same_in_any_batch_and_order(trained, monkeypatch, precision):
+    monkeypatch.setattr(Annotation, "tolerance", 1e-5 if precision == "float32" else 1e-3)
+    nlp = spacy.load(trained, config={"components.albert.model.precision": precision})
     alone = [annotation(nlp(text)) for text in MANY]
     assert alone[0]["ents"] == [(0, 2, "PER"), (4, 5, "LOC")]
     for size in (1, 3, 1000):
@@ -101,6 +110,16 @@ def test_a_document_says_the_same_in_any_batch_and_order(nlp):
     pairs = list(nlp.pipe(zip(MANY, range(len(MANY))), as_tuples=True, batch_size=4))
     assert [annotation(doc) for doc, _ in pairs] == alone
     assert [number for _, number in pairs] == list(range(len(MANY)))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_torch_says_what_openvino_says(trained, monkeypatch, precision):
+    monkeypatch.setattr(Annotation, "tolerance", 1e-5 if precision == "float32" else 1e-2)
+    config = {"components.albert.model.precision": precision}
+    theirs = [annotation(doc) for doc in spacy.load(trained, config=config).pipe(MANY)]
+    monkeypatch.setattr(engine, "choose_on_cpu", lambda *wish: engine.Choice(*wish, "torch", ""))
+    ours = [annotation(doc) for doc in spacy.load(trained, config=config).pipe(MANY)]
+    assert ours == theirs
 
 
 def test_the_budget_of_pieces_changes_nothing(trained):
@@ -152,6 +171,40 @@ def engine_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(Engine, "__call__", counted)
     return calls
+
+
+def test_a_batch_is_begun_before_the_last_one_is_awaited(nlp, monkeypatch):
+    """As on a GPU, which computes while the next documents are prepared."""
+    expected = [annotation(doc) for doc in nlp.pipe(MANY)]
+    begin, events = AlbertEncoder.start, []
+
+    def start(self, docs):
+        events.append(f"begin {len(docs)}")
+        finish = begin(self, docs)
+        return lambda: (events.append(f"await {len(docs)}"), finish())[1]
+
+    monkeypatch.setattr(AlbertEncoder, "start", start)
+    monkeypatch.setattr(AlbertEncoder, "runs_ahead", True)
+    assert [annotation(doc) for doc in nlp.pipe(MANY[:8], batch_size=3)] == expected[:8]
+    assert events == ["begin 3", "begin 3", "await 3", "begin 2", "await 3", "await 2"]
+
+
+@given(
+    st.lists(st.integers(0, 9), max_size=30),
+    st.integers(1, 5),
+    st.integers(1, 20),
+    st.integers(0, 3),
+)
+def test_looking_ahead_has_two_limits_and_keeps_the_order(sizes, n_docs, n_tokens, n_held):
+    stream = [range(size) for size in sizes]
+    batches = list(held_back(look_ahead(stream, n_docs, n_tokens), n_held))
+    assert [doc for batch in batches for doc in batch] == stream
+    for number, batch in enumerate(batches):
+        lengths = [len(doc) for doc in batch]
+        assert 0 < len(batch) <= n_docs
+        assert sum(lengths[:-1]) < n_tokens
+        full = len(batch) == n_docs or sum(lengths) >= n_tokens
+        assert full or number == len(batches) - 1
 
 
 def test_three_heads_share_one_reading(nlp, monkeypatch):

@@ -79,7 +79,7 @@ def test_token_classifier_scores_as_in_transformers(make_checkpoint, tmp_path, s
         doc = nlp(text)
         (logits,) = ner.answers([nlp.make_doc(text)])
         expected = hf_logits(folder, model_class, text)[1:-1]
-        (pieces,) = reader.tokenizer([text])
+        pieces = reader.tokenizer([text])
         for token, row in zip(doc, logits):
             own = [
                 i

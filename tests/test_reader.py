@@ -158,7 +158,7 @@ def test_short_documents_have_the_states_of_transformers(make_reader, theirs):
     reading, pieces, windows = states_of(reader, SHORT)
     assert reading.windows_per_doc.tolist() == [1] * len(SHORT)
     for doc, text in enumerate(SHORT):
-        (alone,) = reader.tokenizer([text.text])
+        alone = reader.tokenizer([text.text])
         start, stop = reading.window_starts[doc], reading.window_stops[doc]
         assert reading.ids[start:stop].tolist() == alone.ids.tolist()
         with torch.no_grad():

@@ -2,14 +2,16 @@
 
 import itertools
 import tracemalloc
+from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spacy_albert.tagging import MISSING, Entities, Tagset
+from spacy_albert.tagging import MISSING, Entities, Tagset, settle
 
 SCHEMES = {
     "BIO": ["O", "B-X", "I-X", "B-Y", "I-Y"],
@@ -36,7 +38,7 @@ def read_by_definition(tagging: tuple[str, ...], tags: tuple[str, ...]) -> froze
     else:
         roles = [{"E": "L", "S": "U"}.get(tag[0], tag[0]) for tag in tagging]
         labels = [tag[2:] for tag in tagging]
-    is_io = not any(tag[0] in "BU" for tag in marked if tag[1:2] in ("-", "_"))
+    is_io = not any(tag[0] in "BLEUS" for tag in marked if tag[1:2] in ("-", "_"))
     units = list(zip(roles, labels))
     entities: list[Entity] = []
     i = 0
@@ -100,6 +102,25 @@ def in_words(tagset: Tagset, found: Entities) -> dict[Entity, float]:
     return dict(zip(entities, found.scores.tolist(), strict=True))
 
 
+def decode(
+    tagset: Tagset, docs: Sequence[np.ndarray], blocked: Sequence[np.ndarray] | None = None
+) -> list[Entities]:
+    """Decode documents at once, and give each its own, counted from its first token."""
+    lengths = np.array([len(doc) for doc in docs])
+    found = tagset.decode(
+        np.concatenate(docs), lengths, None if blocked is None else np.concatenate(blocked)
+    )
+    results = []
+    for edge, end in pairwise(np.append(0, np.cumsum(lengths))):
+        starts, ends, *rest = (
+            column[(edge <= found.starts) & (found.ends <= end)] for column in found
+        )
+        results.append(Entities(starts - edge, ends - edge, *rest))
+    n_found = sum(len(entities.starts) for entities in results)
+    assert n_found == len(found.starts)  # none reaches into the next document
+    return results
+
+
 def random_logits(rng: np.random.Generator, n_tags: int, n_tokens: int) -> np.ndarray:
     return rng.normal(size=(n_tokens, n_tags)) * rng.choice([0.3, 2.0, 8.0])
 
@@ -115,11 +136,43 @@ def test_decoding_equals_every_valid_tagging(tags):
     docs = [random_logits(rng, len(tags), rng.integers(0, longest + 1)) for _ in range(120)]
     blocked = [rng.random(len(doc)) < rng.choice([0, 0.3]) for doc in docs]
     n_found = 0
-    for doc, taken, found in zip(docs, blocked, tagset.decode(docs, blocked), strict=True):
+    for doc, taken, found in zip(docs, blocked, decode(tagset, docs, blocked), strict=True):
         expected = slow_decode(tags, doc, taken)
         assert in_words(tagset, found) == pytest.approx(expected, abs=1e-9)
         n_found += len(expected)
     assert n_found > 50
+
+
+@every_scheme
+def test_rows_are_cut_anywhere(tags, monkeypatch):
+    """Two tokens tell the next row too little."""
+    monkeypatch.setattr("spacy_albert.tagging.ROW", 2)
+    rng = np.random.default_rng(7)
+    tagset = Tagset(tags)
+    n_found = 0
+    for _ in range(60):
+        doc = random_logits(rng, len(tags), 4 if len(tags) > 7 else 5)
+        blocked = rng.random(len(doc)) < 0.1
+        (found,) = decode(tagset, [doc], [blocked])
+        expected = slow_decode(tags, doc, blocked)
+        assert in_words(tagset, found) == pytest.approx(expected, abs=1e-9)
+        n_found += len(expected)
+    assert n_found > 50
+
+
+ANY_TAGS = [f"{role}-{label}" for label in "XY" for role in "BILU"]
+
+
+@given(st.sets(st.sampled_from(ANY_TAGS), min_size=1), st.integers(0, 2**32 - 1))
+def test_a_scheme_may_lack_any_tag(some, seed):
+    tags = ["O", *sorted(some)]
+    tagset = Tagset(tags)
+    rng = np.random.default_rng(seed)
+    docs = [random_logits(rng, len(tags), n) for n in (1, 2, 3)]
+    blocked = [rng.random(len(doc)) < 0.1 for doc in docs]
+    for doc, taken, found in zip(docs, blocked, decode(tagset, docs, blocked), strict=True):
+        expected = slow_decode(tags, doc, taken)
+        assert in_words(tagset, found) == pytest.approx(expected, abs=1e-9)
 
 
 def test_the_definitions_say_what_they_should():
@@ -138,16 +191,20 @@ def test_the_definitions_say_what_they_should():
 
 
 @every_scheme
-def test_a_document_does_not_feel_its_batch(tags):
+def test_a_document_does_not_feel_its_batch(tags, monkeypatch):
     rng = np.random.default_rng(1)
     tagset = Tagset(tags)
     docs = [random_logits(rng, len(tags), n) for n in rng.integers(0, 60, size=50)]
     blocked = [rng.random(len(doc)) < 0.1 for doc in docs]
-    for doc, taken, together in zip(docs, blocked, tagset.decode(docs, blocked), strict=True):
-        (alone,) = tagset.decode([doc], [taken])
+    for doc, taken, together in zip(docs, blocked, decode(tagset, docs, blocked), strict=True):
+        (alone,) = decode(tagset, [doc], [taken])
         assert in_words(tagset, alone) == pytest.approx(in_words(tagset, together), abs=1e-12)
-    for found, same in zip(tagset.decode(docs), tagset.decode(docs, [b & False for b in blocked])):
+    free = decode(tagset, docs)
+    for found, same in zip(free, decode(tagset, docs, [taken & False for taken in blocked])):
         assert in_words(tagset, found) == in_words(tagset, same)
+    monkeypatch.setattr("spacy_albert.tagging.BATCH", 100 * len(tags))
+    for found, same in zip(free, decode(tagset, docs)):
+        assert in_words(tagset, found) == pytest.approx(in_words(tagset, same), abs=1e-12)
 
 
 @every_scheme
@@ -156,16 +213,16 @@ def test_blocked_tokens_are_in_no_entity(tags):
     doc = random_logits(rng, len(tags), 200)
     doc[:, tags.index("O")] -= 10
     blocked = rng.random(200) < 0.3
-    (found,) = Tagset(tags).decode([doc], [blocked])
+    (found,) = decode(Tagset(tags), [doc], [blocked])
     assert len(found.starts) > 10
     assert not any(blocked[start:end].any() for start, end in zip(found.starts, found.ends))
-    (none,) = Tagset(tags).decode([doc], [np.ones(200, dtype=bool)])
+    (none,) = decode(Tagset(tags), [doc], [np.ones(200, dtype=bool)])
     assert len(none.starts) == 0
 
 
 def test_scores_of_rival_readings_share_what_there_is():
     """One token, even odds between U-X, U-Y and O: B, I and L cannot be, and count for nothing."""
-    (found,) = Tagset(SCHEMES["BILOU"]).decode([np.zeros((1, 9)) + np.eye(9)[[4]] * 1e-6])
+    (found,) = decode(Tagset(SCHEMES["BILOU"]), [np.zeros((1, 9)) + np.eye(9)[[4]] * 1e-6])
     assert found.scores == pytest.approx([1 / 3], abs=1e-5)
 
 
@@ -180,7 +237,7 @@ def test_logits_of_any_size_give_valid_entities_with_finite_scores(tags, size):
     ]
     tagset = Tagset(tags)
     with np.errstate(all="raise", under="ignore"):
-        results = tagset.decode(docs, [np.arange(len(doc)) % 7 == 3 for doc in docs])
+        results = decode(tagset, docs, [np.arange(len(doc)) % 7 == 3 for doc in docs])
     for found in results:
         assert np.isfinite(found.scores).all()
         assert ((found.scores >= 0) & (found.scores <= 1)).all()
@@ -191,7 +248,7 @@ def test_logits_of_any_size_give_valid_entities_with_finite_scores(tags, size):
 @every_scheme
 def test_equal_logits_score_as_counting_does(tags):
     doc = np.zeros((4, len(tags)), dtype=np.float32)
-    (found,) = Tagset(tags).decode([doc])
+    (found,) = decode(Tagset(tags), [doc])
     taggings = [entities for _, entities in valid_taggings(tuple(tags), 4)]
     for entity, score in in_words(Tagset(tags), found).items():
         share = sum(entity in entities for entities in taggings) / len(taggings)
@@ -202,51 +259,100 @@ def test_contradictions_are_resolved_however_certain_they_are():
     """I-X I-X O, all but certain: what fits the scheme at the price of one token is B-X I-X O."""
     tagset = Tagset(SCHEMES["BIO"])
     doc = np.where(np.eye(5)[[2, 2, 0]], 1e4, -1e4)
-    (found,) = tagset.decode([doc])
+    (found,) = decode(tagset, [doc])
     assert in_words(tagset, found) == {(0, 2, "X"): pytest.approx(1)}
+
+
+def test_a_label_that_cannot_begin_changes_nothing():
+    """Not even one that all tokens call for."""
+    doc = np.random.default_rng(8).normal(size=(500, 4))
+    doc[:, 3] += 50
+    with np.errstate(all="raise", under="ignore"):
+        (found,) = decode(Tagset(["O", "B-X", "I-X", "I-Y"]), [doc])
+    (same,) = decode(Tagset(["O", "B-X", "I-X"]), [doc[:, :3]])
+    expected = in_words(Tagset(["O", "B-X"]), same)
+    assert len(expected) > 50
+    assert in_words(Tagset(["O", "B-X"]), found) == pytest.approx(expected, abs=1e-9)
 
 
 def test_half_precision_decodes_as_what_it_stands_for():
     rng = np.random.default_rng(4)
     tagset = Tagset(SCHEMES["BILOU"])
     doc = (rng.normal(size=(100, 9)) * 4).astype(np.float16)
-    (found,) = tagset.decode([doc])
-    (same,) = tagset.decode([doc.astype(np.float64)])
+    (found,) = decode(tagset, [doc])
+    (same,) = decode(tagset, [doc.astype(np.float64)])
     assert in_words(tagset, found) == in_words(tagset, same)
 
 
-def test_a_document_of_100_000_tokens():
+def test_a_document_of_100_000_tokens(monkeypatch):
+    n_steps = 0
+
+    def counted(run, *args):
+        def count(rows, n_last):
+            nonlocal n_steps
+            n_steps += n_last
+            run(rows, n_last)
+
+        settle(count, *args)
+
+    monkeypatch.setattr("spacy_albert.tagging.settle", counted)
     rng = np.random.default_rng(5)
     tagset = Tagset(SCHEMES["BILOU"])
     doc = rng.normal(size=(100_000, 9)).astype(np.float32) * 3
-    (found,) = tagset.decode([doc])
+    (found,) = decode(tagset, [doc])
+    assert 100 < n_steps < 2000
     assert found.ends[-1] > 99_900
     assert np.isfinite(found.scores).all()
     # Far from its ends, a part says what the whole says
-    (part,) = tagset.decode([doc[50_000:51_000]])
+    (part,) = decode(tagset, [doc[50_000:51_000]])
     whole, part = in_words(tagset, found), in_words(tagset, part)
     for (start, end, label), score in part.items():
         if 100 < start < 900:
             assert whole[start + 50_000, end + 50_000, label] == pytest.approx(score, abs=1e-6)
 
 
+@pytest.mark.parametrize("label", ["X", "Y"])
+def test_what_the_first_token_says_reaches_the_last(label):
+    """An entity of 1,000 tokens of which only the first tells the label."""
+    tagset = Tagset(SCHEMES["BILOU"])
+    tag = {name: i for i, name in enumerate(tagset.tags)}
+    doc = np.full((1001, 9), -50.0)
+    doc[0, [tag["B-X"], tag["B-Y"]]] = 0
+    doc[0, tag[f"B-{label}"]] = 1
+    doc[1:999, [tag["I-X"], tag["I-Y"]]] = 0
+    doc[999, [tag["L-X"], tag["L-Y"]]] = 0
+    doc[1000, tag["O"]] = 0
+    (found,) = decode(tagset, [doc])
+    share = np.e / (np.e + 1)
+    assert in_words(tagset, found) == {(0, 1000, label): pytest.approx(share, abs=1e-9)}
+
+
 def test_many_tags_do_not_take_the_memory_with_them():
-    """Viterbi looks at all pairs of tags: 0.8 GB, if it took these documents at once."""
+    """The weights of these tags alone are 96 MB."""
     tagset = Tagset.from_labels([f"L{i}" for i in range(100)])
-    docs = list(np.random.default_rng(6).normal(size=(300, 3, 401)))
+    logits = np.random.default_rng(6).normal(size=(30_000, 401))
     tracemalloc.start()
-    found = tagset.decode(docs)
+    found = tagset.decode(logits, np.full(1000, 30))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert any(len(entities.starts) for entities in found)
-    assert peak < 250e6
+    assert len(found.starts) > 1000
+    assert peak < 50e6
 
 
 def test_nothing_to_decode():
     tagset = Tagset(SCHEMES["BIO"])
-    assert tagset.decode([]) == []
-    (found,) = tagset.decode([np.empty((0, 5))])
-    assert [len(column) for column in found] == [0, 0, 0, 0]
+    for lengths in ([], [0], [0, 0]):
+        found = tagset.decode(np.empty((0, 5)), np.array(lengths, dtype=int))
+        assert [len(column) for column in found] == [0, 0, 0, 0]
+
+
+def test_empty_documents_among_others():
+    tagset = Tagset(SCHEMES["BIO"])
+    doc = np.eye(5)[[1, 2, 0]] * 20
+    empty = doc[:0]
+    results = decode(tagset, [empty, empty, doc, empty, doc, empty])
+    assert [found.starts.tolist() for found in results] == [[], [], [0], [], [0], []]
+    assert [found.ends.tolist() for found in results] == [[], [], [2], [], [2], []]
 
 
 # Gold tags
@@ -291,7 +397,7 @@ def test_gold_entities_come_back(name, annotation):
     tagset = Tagset(COMPLETE[name])
     numbers = tagset.encode(tags, readable)
     logits = np.eye(len(tagset.tags))[numbers] * 20
-    (found,) = tagset.decode([logits])
+    (found,) = decode(tagset, [logits])
 
     # What can be seen of each entity, counted in readable tokens
     seen = []

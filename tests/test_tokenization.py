@@ -8,17 +8,19 @@ import random
 import re
 import sys
 import unicodedata
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
 import pytest
 import sentencepiece
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from spacy_albert.tokenization import (
     SPECIAL_PIECES,
     JsonTokenizer,
+    Pieces,
     SentencePieceTokenizer,
     load_tokenizer,
     tokenizer_from_bytes,
@@ -80,6 +82,16 @@ unicode_texts = st.one_of(
 options = st.fixed_dictionaries(
     {"lower_case": st.booleans(), "keep_accents": st.booleans(), "remove_space": st.booleans()}
 )
+
+
+def each(pieces: Pieces) -> Iterator[Pieces]:
+    """The pieces of each text for itself."""
+    start = 0
+    for count in pieces.counts:
+        stop = start + count
+        yield Pieces(*(array[start:stop] for array in pieces[:3]), np.array([count]))
+        start = stop
+    assert start == len(pieces.ids)
 
 
 def reference_ids(albert, text: str) -> list[int]:
@@ -164,12 +176,12 @@ def paragraphs(shared_data):
 
 @pytest.mark.parametrize("text", PUBLISHED_IDS)
 def test_published_ids(released, text):
-    assert released([text])[0].ids.tolist() == [int(i) for i in PUBLISHED_IDS[text].split()]
+    assert released([text]).ids.tolist() == [int(i) for i in PUBLISHED_IDS[text].split()]
 
 
 def test_published_ids_with_accents(released_spm):
     tokenizer = SentencePieceTokenizer(released_spm, keep_accents=True)
-    (pieces,) = tokenizer(["I was born in 92000, and this is falsé."])
+    pieces = tokenizer(["I was born in 92000, and this is falsé."])
     expected = [31, 23, 386, 19, 561, 3050, 15, 17, 48, 25, 8256, 18, 1, 9]
     assert pieces.ids.tolist() == expected
 
@@ -185,7 +197,7 @@ def test_special_ids(tiny, tiny_reference):
 
 def assert_equal_to_reference_with_offsets(tokenizer, albert, texts):
     texts = [text for text in texts if not spells_special(text)]
-    for text, pieces in zip(texts, tokenizer(texts)):
+    for text, pieces in zip(texts, each(tokenizer(texts)), strict=True):
         assert pieces.ids.tolist() == reference_ids(albert, text), text
         assert_good_offsets(albert, text, pieces)
 
@@ -216,7 +228,7 @@ def test_any_unicode_with_released_vocabulary(released, released_reference, text
 @given(text=unicode_texts, options=options)
 def test_options(tiny_pair, text, options):
     tokenizer, albert = tiny_pair(**options)
-    (pieces,) = tokenizer([text])
+    pieces = tokenizer([text])
     if not spells_special(text):
         assert pieces.ids.tolist() == reference_ids(albert, text)
     assert_ordered(text, pieces)
@@ -227,7 +239,7 @@ def test_every_character(released, released_reference):
     points = [chr(i) for i in range(sys.maxunicode + 1)]
     points = [c for c in points if unicodedata.category(c) not in ("Cn", "Co", "Cs")]
     texts = ["a" + "b".join(points[i : i + 1000]) + "c" for i in range(0, len(points), 1000)]
-    for text, pieces in zip(texts, released(texts)):
+    for text, pieces in zip(texts, each(released(texts)), strict=True):
         assert pieces.ids.tolist() == reference_ids(released_reference, text)
         assert_ordered(text, pieces)
 
@@ -238,7 +250,7 @@ def test_special_pieces_in_text_are_text(released, released_reference, piece):
     text = f"One {piece} two{piece}, {piece}"
     spm = released_reference.sp_model
     google = spm.encode(released_reference.preprocess_text(text.lower()), out_type=int)
-    (pieces,) = released([text])
+    pieces = released([text])
     assert pieces.ids.tolist() == google
     assert not {0, 2, 3, 4} & set(google)
     assert reference_ids(released_reference, text) != google  # transformers puts the id there
@@ -248,7 +260,7 @@ def test_special_pieces_in_text_are_text(released, released_reference, piece):
 def test_unknown_characters_that_spell_a_control_piece():
     """<, >, [ and ] are unknown to this vocabulary, and so are capitals."""
     model = train(["abc", "cab d"], ["a", "b", "c", "d"])
-    (pieces,) = SentencePieceTokenizer(model, lower_case=False)(["a[SEP]b [MASK]"])
+    pieces = SentencePieceTokenizer(model, lower_case=False)(["a[SEP]b [MASK]"])
     assert pieces.ids.tolist().count(1) == 2
     assert not {0, 2, 3, 4} & set(pieces.ids.tolist())
 
@@ -281,7 +293,7 @@ def assert_good_offsets(albert, text, pieces):
 
     # Pieces that share a character are compared together.
     groups = []
-    for start, end, piece in zip(*(a.tolist() for a in pieces[1:]), spelled):
+    for start, end, piece in zip(pieces.starts.tolist(), pieces.ends.tolist(), spelled):
         if groups and start < groups[-1][1]:
             groups[-1][1:] = [max(end, groups[-1][1]), groups[-1][2] + piece]
         else:
@@ -314,7 +326,7 @@ def assert_good_offsets(albert, text, pieces):
     ],
 )
 def test_offsets_of(tiny, text, expected):
-    (pieces,) = tiny([text])
+    pieces = tiny([text])
     slices = [text[start:end] for start, end in zip(pieces.starts, pieces.ends)]
     assert [s for s in slices if s] == expected
 
@@ -323,8 +335,8 @@ def test_offsets_of(tiny, text, expected):
 @given(text=st.text(st.characters(), max_size=30), cut=st.integers(0, 30))
 def test_lone_surrogates_read_as_replacement_characters(tiny, text, cut):
     text = f"{text[:cut]}\udc80{text[cut:]}\ud83d"
-    (pieces,) = tiny([text])
-    (replaced,) = tiny([re.sub("[\ud800-\udfff]", "\ufffd", text)])
+    pieces = tiny([text])
+    replaced = tiny([re.sub("[\ud800-\udfff]", "\ufffd", text)])
     for a, b in zip(pieces, replaced):
         assert a.tolist() == b.tolist()
     assert_ordered(text, pieces)
@@ -332,25 +344,59 @@ def test_lone_surrogates_read_as_replacement_characters(tiny, text, cut):
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t\u3000 ", "\u200b", "\u0301\u0301"])
 def test_no_pieces(tiny, text):
-    (pieces,) = tiny([text])
-    assert [len(a) for a in pieces] == [0, 0, 0]
+    pieces = tiny([text])
+    assert pieces.counts.tolist() == [0]
     assert_ordered(text, pieces)
 
 
-def test_batches(tiny):
-    texts = [PANGRAM, "", "½ année ", PANGRAM]
-    assert tiny([]) == []
-    for together, text in zip(tiny(texts), texts):
-        (alone,) = tiny([text])
-        assert [a.tolist() for a in together] == [a.tolist() for a in alone]
+def assert_batch_equals_texts_alone(tokenizer, texts):
+    for text, pieces in zip(texts, each(tokenizer(texts)), strict=True):
+        assert [a.tolist() for a in pieces] == [a.tolist() for a in tokenizer([text])], text
+        assert_ordered(text, pieces)
+
+
+batches = st.lists(unicode_texts, max_size=6)
+
+
+@settings(deadline=None, max_examples=200)
+@given(texts=batches, options=options)
+@example(texts=["", " ", "a ", " b", "\u0301", "'", "'", "`", "`x", "𝚺", "a𝚺"], options={})
+@example(texts=["▁", "½ ▁", "▁ a", "\ufdfa", "\u200b", "\u200ba\u200b", "\x00"], options={})
+def test_texts_in_a_batch_do_not_touch(tiny_pair, texts, options):
+    assert_batch_equals_texts_alone(tiny_pair(**options)[0], texts)
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["", " ", "\n\u3000"], ["\u0301"]])
+def test_batches_without_pieces(tiny, json_tokenizer, texts):
+    for tokenizer in (tiny, json_tokenizer):
+        pieces = tokenizer(texts)
+        assert [a.dtype for a in pieces] == [np.int32, np.int32, np.int32, np.int64]
+        assert len(pieces.counts) == len(texts)
+        assert pieces.counts.sum() == len(pieces.ids) == len(pieces.starts) == len(pieces.ends)
+    assert len(tiny(texts).ids) == 0
+
+
+@settings(deadline=None, max_examples=200)
+@given(texts=batches)
+def test_ids_say_what_pieces_in_writing_say(tiny, spelling, texts):
+    """The quick way, which takes what <unk> stands for from the text, against the other one."""
+    assert tiny._closed
+    assert [a.tolist() for a in tiny(texts)] == [a.tolist() for a in spelling(texts)]
+
+
+@pytest.fixture(scope="module")
+def spelling(tiny_spm):
+    tokenizer = SentencePieceTokenizer(tiny_spm)
+    tokenizer._closed = False
+    return tokenizer
 
 
 @pytest.mark.parametrize("unit", ["the year, ", "thé ½ ''year'' ", "x", "\u0301", " "])
 def test_two_million_characters(tiny, unit):
     text = unit * (2_000_000 // len(unit))
-    (pieces,) = tiny([text])
+    pieces = tiny([text])
     assert_ordered(text, pieces)
-    (one,) = tiny([unit * 1000])
+    one = tiny([unit * 1000])
     n = len(one.ids) // 2
     assert pieces.ids[:n].tolist() == one.ids[:n].tolist()
     assert pieces.ends[:n].tolist() == one.ends[:n].tolist()
@@ -392,17 +438,54 @@ def train(lines, required=(), **options) -> bytes:
         ),
         ("ab, 10, ba", {"normalization_rule_name": "identity"}),
         ("ab, 10, ba", {"model_type": "bpe"}),
+        ("ab, 10, ba", {"user_defined_symbols": ["<x>"]}),  # "<" and "x" are unknown by themselves
     ],
 )
 def other_pair(request, pair):
-    line, options = request.param
-    return pair(train([line], **options))
+    """A function from options to our tokenizer of another model, and transformers'."""
+    line, settings = request.param
+    model = train([line], **settings)
+    return lambda **options: pair(model, **options)
+
+
+other_texts = st.lists(
+    st.sampled_from([*"01९२, \nab▁½´\u0301\x01ΑΣ𝚺İ<", " 1,", "0,", "<x>", "Ⅷ\u0301"]), max_size=12
+)
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from([*"01९२, ab▁½\u0301ΑΣ𝚺İ", " 1,", "0,"]), max_size=12))
+@given(other_texts)
+@example(["Α", "𝚺", " ", "Α"])  # the sigma ends its word
 def test_other_models(other_pair, parts):
-    assert_equal_to_reference_with_offsets(*other_pair, ["".join(parts)])
+    assert_equal_to_reference_with_offsets(*other_pair(), ["".join(parts)])
+
+
+@settings(deadline=None)
+@given(parts=other_texts, options=options)
+@example(parts=["a", "\u0301▁"], options={})
+@example(parts=[" Ⅷ\u03019,", "b"], options={"keep_accents": True})  # normalised twice, it shrinks
+def test_other_models_with_options(other_pair, parts, options):
+    tokenizer, albert = other_pair(**options)
+    text = "".join(parts)
+    if "," in tokenizer._ids:
+        assert tokenizer([text]).ids.tolist() == reference_ids(albert, text)
+    assert_batch_equals_texts_alone(tokenizer, [*parts, text])
+
+
+def test_models_that_rewrite_ascii(tmp_path):
+    """What is seen when the model is loaded is heeded, and offsets are never wrong in silence."""
+
+    def rewriting(letters):
+        """A tokenizer whose model makes two letters of these."""
+        rules = tmp_path / "rules.tsv"
+        rules.write_text(" ".join(f"{ord(letter):x}" for letter in letters) + "\t64 64\n")
+        return SentencePieceTokenizer(train(["cab b, d ad"], normalization_rule_tsv=str(rules)))
+
+    assert rewriting("c")(["a cab,"]).ends[-3:].tolist() == [4, 5, 6]
+    tokenizer = rewriting("bab")
+    assert len(tokenizer(["cab"]).ids)
+    with pytest.raises(ValueError, match="rewrites ASCII"):
+        tokenizer(["cabab"])
 
 
 def test_no_model():
@@ -487,16 +570,22 @@ def library_ids(tiny_json):
 def test_json_equals_library(json_tokenizer, library_ids, text):
     if spells_special(text):
         return
-    (pieces,) = json_tokenizer([text])
+    pieces = json_tokenizer([text])
     assert pieces.ids.tolist() == library_ids(text)
     assert_ordered(text, pieces)
     slices = [text[start:end] for start, end in zip(pieces.starts, pieces.ends)]
     assert slices == [s.strip() for s in slices]
 
 
+@settings(deadline=None)
+@given(texts=batches)
+def test_json_texts_in_a_batch_do_not_touch(json_tokenizer, texts):
+    assert_batch_equals_texts_alone(json_tokenizer, texts)
+
+
 def test_json_equals_sentencepiece_on_plain_text(tiny, json_tokenizer):
-    (ours,) = json_tokenizer([LIBRARY])
-    (theirs,) = tiny([LIBRARY])
+    ours = json_tokenizer([LIBRARY])
+    theirs = tiny([LIBRARY])
     for a, b in zip(ours, theirs):
         assert a.tolist() == b.tolist()
 
@@ -506,7 +595,7 @@ def test_json_special_pieces_in_text_are_text(tiny_json, library_ids, lower_case
     text = "The <pad> year [SEP] of [MASK], <unk>[CLS]"
     assert {0, 2, 3, 4} <= set(library_ids(text))
     cased_json = tiny_json.replace('{"type":"Lowercase"},', "")
-    (pieces,) = JsonTokenizer(tiny_json if lower_case else cased_json)([text])
+    pieces = JsonTokenizer(tiny_json if lower_case else cased_json)([text])
     assert_ordered(text, pieces)
     assert not {0, 2, 3, 4} & set(pieces.ids.tolist())
     # The library's Unigram model finds control pieces in a text by itself, as whole pieces.
@@ -516,12 +605,12 @@ def test_json_special_pieces_in_text_are_text(tiny_json, library_ids, lower_case
 
 
 def test_json_white_space_inside_a_piece(json_tokenizer):
-    (pieces,) = json_tokenizer([":\x85"])  # two unknown characters, of which one is white space
+    pieces = json_tokenizer([":\x85"])  # two unknown characters, of which one is white space
     assert pieces.ends.tolist() == [0, 1]
 
 
 def test_json_lone_surrogate(json_tokenizer):
-    (pieces,) = json_tokenizer(["the \ud83d year"])
+    pieces = json_tokenizer(["the \ud83d year"])
     assert pieces.ends[-1] == 10
 
 
@@ -546,8 +635,7 @@ def assert_same(a, b, texts=TEXTS):
     assert type(a) is type(b)
     for name in ("pad_id", "unk_id", "cls_id", "sep_id", "mask_id", "size"):
         assert getattr(a, name) == getattr(b, name)
-    for pieces, other in zip(a(texts), b(texts), strict=True):
-        assert [x.tolist() for x in pieces] == [x.tolist() for x in other]
+    assert [x.tolist() for x in a(texts)] == [x.tolist() for x in b(texts)]
 
 
 @pytest.mark.parametrize("lower_case", [True, False])
@@ -567,7 +655,7 @@ def test_round_trips(tiny_spm, tmp_path, lower_case, keep_accents, remove_space)
 
     albert = transformers.AlbertTokenizer.from_pretrained(str(tmp_path))
     for text in (PANGRAM, "  Café ½ 92000, ''x''  y"):
-        assert albert(text)["input_ids"] == [2, *tokenizer([text])[0].ids.tolist(), 3]
+        assert albert(text)["input_ids"] == [2, *tokenizer([text]).ids.tolist(), 3]
 
 
 def test_json_round_trips(tiny_json, tmp_path):

@@ -27,8 +27,8 @@ from util import (
     weights,
 )
 
-from spacy_albert.layers import texts_of
 from spacy_albert.modeling import Albert
+from spacy_albert.texts import texts_of
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def test_gradients_of_long_documents_are_finite_differences(double):
         if weight.grad is not None
     )
     reader = nlp.get_pipe("albert").model.shims[0].reader
-    assert len(reader.prepare(texts_of([long.predicted])).window_starts) > 4
+    assert len(reader.prepare(texts_of([long.predicted])).window_starts) > 2
     assert abs(slope) > 0.1
     assert slope == pytest.approx(expected, rel=1e-5)
 

@@ -123,7 +123,7 @@ def test_the_encoders_gradient_is_that_of_one_graph(vocabulary, way):
     for example in data:
         rows, ids = [], [2]
         for word in example.text.split(" "):
-            (pieces,) = tokenizer([word])
+            pieces = tokenizer([word])
             shown = np.flatnonzero(pieces.ends > pieces.starts) + len(ids)
             rows.append(torch.from_numpy(shown))
             ids += pieces.ids.tolist()

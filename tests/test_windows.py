@@ -26,7 +26,8 @@ def texts(draw):
 
 
 def cut(size, overlap, tokens, n_pieces) -> Windows:
-    return cut_windows(n_pieces, size, overlap, np.array([start for start, _ in tokens], dtype=int))
+    breaks = np.array([start for start, _ in tokens], dtype=int)
+    return cut_windows(np.array([n_pieces]), size, overlap, breaks)
 
 
 def owners(windows: Windows) -> np.ndarray:
@@ -37,7 +38,7 @@ def owners(windows: Windows) -> np.ndarray:
 @given(texts())
 def test_every_piece_is_shown_and_owned_once(text):
     size, _, _, n_pieces = text
-    starts, stops, edges = windows = cut(*text)
+    starts, stops, edges, _ = windows = cut(*text)
     assert edges[0] == 0
     assert edges[-1] == n_pieces
     assert (np.diff(edges) >= 0).all()
@@ -50,7 +51,7 @@ def test_every_piece_is_shown_and_owned_once(text):
 @given(texts())
 def test_windows_are_equal_and_share_the_overlap(text):
     _, overlap, _, n_pieces = text
-    starts, stops, _ = cut(*text)
+    starts, stops, _, _ = cut(*text)
     assert starts[0] == 0
     assert stops[-1] == n_pieces
     assert len(set(stops - starts)) == 1
@@ -68,7 +69,7 @@ def test_one_window_less_could_not_reach_the_end(text):
 @given(texts())
 def test_a_piece_is_owned_where_it_has_most_context(text):
     size, overlap, _, n_pieces = text
-    starts, stops, _ = windows = cut(size, overlap, [], n_pieces)
+    starts, stops, _, _ = windows = cut(size, overlap, [], n_pieces)
     for piece, owner in enumerate(owners(windows)):
         context = np.minimum(piece - starts, stops - 1 - piece)
         assert context[owner] == context.max()
@@ -76,7 +77,7 @@ def test_a_piece_is_owned_where_it_has_most_context(text):
 
 @given(texts())
 def test_borders_move_to_the_nearest_break_that_both_windows_see(text):
-    starts, stops, edges = cut(*text)
+    starts, stops, edges, _ = cut(*text)
     for first, last, edge in zip(starts[1:], stops[:-1], edges[1:-1]):
         middle = (first + last) // 2
         shared = [abs(start - middle) for start, _ in text[2] if first <= start <= last]
@@ -93,21 +94,41 @@ def test_a_token_is_divided_only_if_it_is_longer_than_the_overlap(text):
         assert stop - start > overlap or owner[start] == owner[stop - 1]
 
 
+@given(st.lists(texts(), min_size=1, max_size=6))
+def test_texts_in_a_batch_have_the_windows_they_have_alone(batch):
+    size, overlap, _, _ = batch[0]
+    counts = np.array([n_pieces for _, _, _, n_pieces in batch])
+    begins = np.cumsum(counts) - counts
+    breaks = [start + b for (_, _, tokens, _), b in zip(batch, begins) for start, _ in tokens]
+    starts, stops, edges, per_text = cut_windows(counts, size, overlap, np.array(breaks, dtype=int))
+    alone = [cut(size, overlap, tokens, n_pieces) for _, _, tokens, n_pieces in batch]
+    assert per_text.tolist() == [len(windows.starts) for windows in alone]
+    assert starts.tolist() == [s + b for windows, b in zip(alone, begins) for s in windows.starts]
+    assert stops.tolist() == [s + b for windows, b in zip(alone, begins) for s in windows.stops]
+    borders = [e + b for windows, b in zip(alone, begins) for e in windows.edges[1:]]
+    assert edges.tolist() == [0, *borders]
+
+
+def test_no_texts_have_no_windows():
+    none = np.empty(0, dtype=int)
+    assert [len(array) for array in cut_windows(none, 510, 64, none)] == [0, 0, 1, 0]
+
+
 @pytest.mark.parametrize("n_pieces", [0, 1, 509, 510])
 def test_a_text_that_fits_is_one_window(n_pieces):
-    starts, stops, edges = cut_windows(n_pieces, 510, 64, np.arange(n_pieces))
+    starts, stops, edges, _ = cut_windows(np.array([n_pieces]), 510, 64, np.arange(n_pieces))
     assert (starts.tolist(), stops.tolist(), edges.tolist()) == ([0], [n_pieces], [0, n_pieces])
 
 
 def test_one_piece_too_many_makes_two_equal_windows():
-    starts, stops, edges = cut_windows(511, 510, 64, np.arange(511))
+    starts, stops, edges, _ = cut_windows(np.array([511]), 510, 64, np.arange(511))
     assert starts.tolist() == [0, 223]
     assert stops.tolist() == [288, 511]
     assert edges.tolist() == [0, 255, 511]
 
 
 def test_an_endless_token_is_divided_in_the_middle_of_what_windows_share():
-    starts, stops, edges = cut_windows(5000, 510, 64, np.array([0]))
+    starts, stops, edges, _ = cut_windows(np.array([5000]), 510, 64, np.array([0]))
     assert len(starts) == 12
     assert edges[1:-1].tolist() == ((starts[1:] + stops[:-1]) // 2).tolist()
 

@@ -79,7 +79,7 @@ def blank(
     own: Sequence[str] = (),
     **config: Any,
 ) -> Language:
-    """A pipeline that is ready for `nlp.initialize`.
+    """A pipeline that is ready for `nlp.initialize`, and in float32 says the same everywhere.
 
     vocabulary (Path): A spiece.model.
     heads (Sequence[str]): Heads that listen to one encoder.
@@ -94,10 +94,11 @@ def blank(
     }
     settings = nlp.config["initialize"]["components"]
     if heads:
-        nlp.add_pipe("albert")
+        nlp.add_pipe("albert", config={"model": {"precision": "float32"}})
         settings["albert"] = {"encoder": start}
     for name in (*heads, *own):
-        model = {"tok2vec": {"@architectures": "spacy-albert.Albert.v1"}}
+        encoder = {"@architectures": "spacy-albert.Albert.v1", "precision": "float32"}
+        model = {"tok2vec": encoder}
         nlp.add_pipe(FACTORIES[name], name=name, config={"model": model} if name in own else {})
         settings[name] = {"encoder": start} if name in own else {}
         if name in LABELS:

@@ -112,7 +112,7 @@ def main(data: Path, output: Path, pieces: int, threads: int) -> None:
         (output / "spiece.model").write_bytes(train_vocabulary(texts, CONFIG.vocab_size))
     tokenizer = SentencePieceTokenizer((output / "spiece.model").read_bytes())
     tokenizer.save(output)
-    stream = np.concatenate([pieces.ids for pieces in tokenizer(texts)])
+    stream = np.concatenate([tokenizer([text]).ids for text in texts])
     rows = stream[: len(stream) // (LENGTH - 2) * (LENGTH - 2)].reshape(-1, LENGTH - 2)
     rows = np.pad(rows, ((0, 0), (1, 1)), constant_values=((0, 0), (2, 3)))
     processor = sentencepiece.SentencePieceProcessor(model_file=str(output / "spiece.model"))

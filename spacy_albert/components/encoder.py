@@ -8,7 +8,7 @@ from thinc.api import Model, Optimizer
 from torch import Tensor
 
 from ..heads import States
-from ..layers import Activations, AlbertListener, activate, read
+from ..layers import Activations, AlbertListener, activate, start_reading
 from ..shims import EncoderShim
 from . import transformer
 from .pipe import AlbertPipe
@@ -46,11 +46,25 @@ class AlbertEncoder(AlbertPipe):
         docs (Iterable[Doc]): The documents.
         RETURNS (list[list[Tensor]]): For each document, one answer a listener.
         """
-        docs = list(docs)
+        return self.start(list(docs))()
+
+    def start(self, docs: list[Doc]) -> Callable[[], list[list[Tensor]]]:
+        """Begin to read documents. A GPU computes while the next ones are prepared.
+
+        docs (list[Doc]): The documents.
+        RETURNS (Callable): Gives what `predict` gives, as soon as it is there.
+        """
         self._settle()
         readouts = [head.module for head in self._heads()] + [States()] * self._is_bridged
-        answers = read(self.model, docs, readouts) if readouts else []
-        return [list(of_doc) for of_doc in zip(*answers)] if readouts else [[] for _ in docs]
+        if not readouts:
+            return lambda: [[] for _ in docs]
+        finish = start_reading(self.model, docs, readouts)
+        return lambda: [list(of_doc) for of_doc in zip(*finish())]
+
+    @property
+    def runs_ahead(self) -> bool:  # type: ignore[override]
+        """RETURNS (bool): Whether the device computes by itself."""
+        return self._shim.has_weights and self._shim.reader.engine.device.type == "cuda"
 
     def set_annotations(self, docs: Iterable[Doc], answers: Iterable[list[Tensor]]) -> None:
         """Hand the answers to the listeners.

@@ -1,5 +1,5 @@
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,8 +10,17 @@ from spacy.training import Example
 from thinc.api import Model
 from torch import Tensor
 
-from ..tagging import MISSING, Entities, Tagset
+from ..tagging import MISSING, Tagset
 from .pipe import AlbertHead
+
+
+class Entity(NamedTuple):
+    """An entity of a document."""
+
+    start: int  # its first token
+    end: int  # one past its last
+    label: str
+    score: float
 
 
 class AlbertNER(AlbertHead):
@@ -42,48 +51,50 @@ class AlbertNER(AlbertHead):
 
     # From documents to annotations
 
-    def predict(self, docs: Iterable[Doc]) -> list[Entities]:
+    def predict(self, docs: Iterable[Doc]) -> list[list[Entity]]:
         """Find the entities, without touching the documents.
 
         docs (Iterable[Doc]): The documents.
-        RETURNS (list[Entities]): The entities of each, in tokens.
+        RETURNS (list[list[Entity]]): The entities of each.
         """
         docs = list(docs)
-        logits = [answer.numpy() for answer in self.answers(docs)]  # (T, K) each
-        readable = [np.flatnonzero(~np.isnan(scores[:, 0])) for scores in logits]
-        preset = [preset_tokens(doc) for doc in docs]
-        decoded = self.tagset.decode(
-            [scores[seen] for scores, seen in zip(logits, readable)],
-            [tokens[seen] for tokens, seen in zip(preset, readable)],
-        )
-        return [
-            self._in_tokens(entities, seen, taken)
-            for entities, seen, taken in zip(decoded, readable, preset)
-        ]
+        answers = self.answers(docs)
+        if not answers:
+            return []
+        logits = torch.cat(answers).numpy()  # (T, K): of all documents, one after the other
+        edges = np.cumsum([0, *map(len, docs)])  # (D + 1,)
+        preset = np.zeros(len(logits), dtype=bool)
+        for doc, edge in zip(docs, edges):
+            if tokens := preset_tokens(doc):
+                preset[edge + np.array(tokens)] = True
+        readable = np.flatnonzero(~np.isnan(logits[:, 0]))
+        lengths = np.diff(np.searchsorted(readable, edges))
+        found = self.tagset.decode(logits[readable], lengths, preset[readable])
+        # Count in all tokens, not in readable ones; drop what scores too low or is taken
+        starts, ends = readable[found.starts], readable[found.ends - 1] + 1
+        n_preset = np.append(0, np.cumsum(preset))
+        keep = (found.scores >= self.cfg["threshold"]) & (n_preset[starts] == n_preset[ends])
+        owners = np.searchsorted(edges, starts, side="right") - 1
+        columns = owners, starts - edges[owners], ends - edges[owners], found.labels, found.scores
+        entities: list[list[Entity]] = [[] for _ in docs]
+        for owner, start, end, label, score in zip(*(column[keep].tolist() for column in columns)):
+            entities[owner].append(Entity(start, end, self.tagset.labels[label], score))
+        return entities
 
-    def _in_tokens(self, entities: Entities, seen: np.ndarray, taken: np.ndarray) -> Entities:
-        """Count in all tokens, not in readable ones; drop what scores too low or is taken."""
-        starts, ends = seen[entities.starts], seen[entities.ends - 1] + 1
-        n_taken = np.concatenate([[0], np.cumsum(taken)])
-        keep = (entities.scores >= self.cfg["threshold"]) & (n_taken[ends] == n_taken[starts])
-        return Entities(starts[keep], ends[keep], entities.labels[keep], entities.scores[keep])
-
-    def set_annotations(self, docs: Iterable[Doc], predictions: Iterable[Entities]) -> None:
+    def set_annotations(self, docs: Iterable[Doc], predictions: Iterable[list[Entity]]) -> None:
         """Write entities into `doc.ents`, and their scores into `ent._.score` and
         `doc.spans[name].attrs["scores"]`. Entities that were there before stay.
 
         docs (Iterable[Doc]): The documents.
-        predictions (Iterable[Entities]): From `predict`.
+        predictions (Iterable[list[Entity]]): From `predict`.
         """
-        labels = [self.vocab.strings[label] for label in self.tagset.labels]
         for doc, found in zip(docs, predictions):
-            columns = (found.starts, found.ends, found.labels, found.scores)
             ents, scores = [], {}
-            for start, end, label, score in zip(*(column.tolist() for column in columns)):
-                ent = Span(doc, start, end, label=labels[label])
+            for start, end, label, score in found:
+                ent = Span(doc, start, end, label=label)
                 ent._.score = scores[start, end] = score
                 ents.append(ent)
-            taken = preset_tokens(doc).nonzero()[0].tolist()
+            taken = preset_tokens(doc)
             if taken:  # some of it perhaps by this component, in an earlier run
                 before = doc.spans.get(self.name, SpanGroup(doc))
                 scores |= zip(((e.start, e.end) for e in before), before.attrs.get("scores", ()))
@@ -159,11 +170,13 @@ class AlbertNER(AlbertHead):
         super()._loaded()
 
 
-def preset_tokens(doc: Doc) -> np.ndarray:
+def preset_tokens(doc: Doc) -> list[int]:
     """Find the tokens that earlier components made part of an entity, or blocked.
 
     doc (Doc): The document.
-    RETURNS (np.ndarray): (T,) bool.
+    RETURNS (list[int]): The numbers of the tokens.
     """
+    if not doc.has_annotation("ENT_IOB"):  # as a rule, and much faster than the rest
+        return []
     iob = doc.to_array([ENT_IOB]).reshape(len(doc))
-    return (iob == 1) | (iob == 3)
+    return np.flatnonzero((iob == 1) | (iob == 3)).tolist()

@@ -1,6 +1,8 @@
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import srsly
 import torch
@@ -13,6 +15,11 @@ from thinc.api import Model
 
 from ..layers import AlbertListener, encoder_of
 from ..shims import EncoderShim, HeadShim, TorchShim
+
+#: Tokens of documents to look ahead, at most: batches of like lengths can be made of that many.
+LOOK_AHEAD = 1 << 18
+
+Item = TypeVar("Item")
 
 for owner, extension in ((Doc, "n_windows"), (Span, "score")):
     if not owner.has_extension(extension):
@@ -47,8 +54,10 @@ class AlbertPipe(TrainablePipe):
 
         DOCS: https://spacy.io/api/pipe#pipe
         """
-        for docs in util.minibatch(stream, size=batch_size):
-            for doc, answer in self._predict_each(docs):
+        batches = look_ahead(stream, batch_size, LOOK_AHEAD)
+        begun = ((docs, self._begin(docs)) for docs in batches)
+        for docs, finish in held_back(begun, 1 if self.runs_ahead else 0):
+            for doc, answer in self._answer_each(docs, finish):
                 try:
                     self.set_annotations([doc], [answer])
                 except Exception as error:
@@ -56,17 +65,37 @@ class AlbertPipe(TrainablePipe):
                 else:
                     yield doc
 
-    def _predict_each(self, docs: list[Doc]) -> Iterator[tuple[Doc, Any]]:
+    #: Whether `start` returns while a device is still computing.
+    runs_ahead = False
+
+    def start(self, docs: list[Doc]) -> Callable[[], Sequence[Any]]:
+        """Begin to predict.
+
+        docs (list[Doc]): The documents.
+        RETURNS (Callable): Gives what `predict` gives, as soon as it is there.
+        """
+        answers = self.predict(docs)
+        return lambda: answers
+
+    def _begin(self, docs: list[Doc]) -> Callable[[], Sequence[Any]]:
+        try:
+            return self.start(docs)
+        except Exception:
+            return lambda: self.predict(docs)  # fails there once more, for `_answer_each` to see
+
+    def _answer_each(
+        self, docs: list[Doc], finish: Callable[[], Sequence[Any]]
+    ) -> Iterator[tuple[Doc, Any]]:
         """Predict a batch at once, or, when that fails, halve it until the culprit is alone."""
         try:
-            answers = self.predict(docs)
+            answers = finish()
         except Exception as error:
             if len(docs) == 1:
                 self.get_error_handler()(self.name, self, docs, error)
                 return
             middle = len(docs) // 2
-            yield from self._predict_each(docs[:middle])
-            yield from self._predict_each(docs[middle:])
+            for half in (docs[:middle], docs[middle:]):
+                yield from self._answer_each(half, partial(self.predict, half))
         else:
             yield from zip(docs, answers)
 
@@ -255,3 +284,38 @@ def shims(model: Model) -> list[TorchShim]:
     RETURNS (list[TorchShim]): Its shims; of a listener there are none.
     """
     return [shim for node in model.walk() for shim in node.shims if isinstance(shim, TorchShim)]
+
+
+def look_ahead(stream: Iterable[Doc], n_docs: int, n_tokens: int) -> Iterator[list[Doc]]:
+    """Divide a stream into batches, so that neither many documents nor long ones are too much.
+
+    stream (Iterable[Doc]): The documents.
+    n_docs (int): The most documents in a batch.
+    n_tokens (int): Where a batch ends that has as many tokens, or more.
+    YIELDS (list[Doc]): Documents, in order.
+    """
+    batch: list[Doc] = []
+    size = 0
+    for doc in stream:
+        batch.append(doc)
+        size += len(doc)
+        if len(batch) >= n_docs or size >= n_tokens:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def held_back(items: Iterable[Item], n_items: int) -> Iterator[Item]:
+    """Hold items back until others after them have been made.
+
+    items (Iterable): The items.
+    n_items (int): How many of them to hold.
+    YIELDS (Any): The items, in order.
+    """
+    held: deque[Item] = deque()
+    for item in items:
+        held.append(item)
+        if len(held) > n_items:
+            yield held.popleft()
+    yield from held

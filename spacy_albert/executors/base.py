@@ -16,11 +16,11 @@ class Executor(ABC):
     model: Albert
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """Turn ids into what the first layer reads.
+        """Turn ids into what the first layer reads. There may be rows of no meaning behind them.
 
         ids (Tensor): Piece ids, (P,).
         positions (Tensor): Position of each piece in its window, (P,).
-        RETURNS (Tensor): Hidden states, (P, H).
+        RETURNS (Tensor): Hidden states, (P, H) or (N, H).
         """
         return self.model.embed(ids, positions=positions)
 
@@ -28,18 +28,19 @@ class Executor(ABC):
     def __call__(self, hidden: Tensor, lengths: np.ndarray) -> Tensor:
         """Apply every layer in turn.
 
-        hidden (Tensor): What `embed` returned, (P, H).
+        hidden (Tensor): What `embed` returned; it may be overwritten.
         lengths (np.ndarray): Pieces in each window, (B,); they sum to P.
         RETURNS (Tensor): The last hidden states, (P, H).
         """
 
 
-def row_in_grid(lengths: np.ndarray) -> np.ndarray:
-    """Say where each piece goes when windows are padded to the longest.
+def row_in_grid(lengths: np.ndarray, width: int) -> np.ndarray:
+    """Say where each piece goes when windows are padded.
 
     lengths (np.ndarray): Pieces in each window, (B,).
+    width (int): What they are padded to, S.
     RETURNS (np.ndarray): For each piece its row in the (B * S) rows of the padded grid, (P,).
     """
     starts = np.cumsum(lengths) - lengths
-    shift = np.arange(len(lengths)) * lengths.max() - starts
+    shift = np.arange(len(lengths)) * width - starts
     return np.arange(lengths.sum()) + np.repeat(shift, lengths)

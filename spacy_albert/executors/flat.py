@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..modeling import Albert, Layer
 from ..transfer import to_device
@@ -23,29 +23,34 @@ class FlatExecutor(Executor):
     """Run the layers with torch, on any device. All but attention looks at each piece by itself
     and needs no padding; attention goes window by window.
 
-    In float32 this is the model itself, and gradients flow.
+    In float32 this is the model itself, and gradients flow. In bfloat16 matrix products take and
+    give that; sums and LayerNorm stay in float32, as rounding there would add up from layer to
+    layer.
     """
 
     def __init__(self, model: Albert, dtype: torch.dtype = torch.float32):
         """Take a model over.
 
         model (Albert): The encoder, on its device.
-        dtype (torch.dtype): What to compute in. Other than float32 it takes a copy, cast once.
+        dtype (torch.dtype): torch.float32 or torch.bfloat16, which takes a copy, cast once.
         """
-        self.model = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
+        self.model, self.dtype = model, dtype
+        if dtype != torch.float32:
+            self.model = copy.deepcopy(model)
+            for part in self.model.groups.modules():
+                if isinstance(part, nn.Linear):
+                    part.to(dtype)
 
     def __call__(self, hidden: Tensor, lengths: np.ndarray) -> Tensor:
-        attend = self._attention(hidden, lengths)
-        for layer in self.model.layers_by_depth():
-            hidden = layer.transform(hidden, attend(layer, layer.qkv(hidden)))  # (P, H)
+        is_cast = self.dtype != torch.float32
+        if hidden.is_cuda and is_cast and varlen:
+            attend = varlen_attention(lengths, hidden.device)
+        else:
+            attend = padded_attention(lengths, hidden.device)
+        with torch.autocast(hidden.device.type, self.dtype, is_cast, cache_enabled=False):
+            for layer in self.model.layers_by_depth():
+                hidden = layer.transform(hidden, attend(layer, layer.qkv(hidden)))  # (P, H)
         return hidden
-
-    def _attention(self, hidden: Tensor, lengths: np.ndarray) -> Attention:
-        """Choose how windows attend, and prepare it once for all layers."""
-        is_half = hidden.dtype in (torch.bfloat16, torch.float16)
-        if hidden.is_cuda and is_half and varlen and not torch.is_grad_enabled():
-            return varlen_attention(lengths, hidden.device)
-        return padded_attention(lengths, hidden.device)
 
 
 def varlen_attention(lengths: np.ndarray, device: torch.device) -> Attention:
@@ -81,7 +86,7 @@ def padded_attention(lengths: np.ndarray, device: torch.device) -> Attention:
             return layer.attend(qkv.view(B, S, -1), None).view(B * S, -1)  # (P, H)
 
         return attend_as_is
-    rows = to_device(row_in_grid(lengths), device)  # (P,)
+    rows = to_device(row_in_grid(lengths, S), device)  # (P,)
     mask = to_device(np.arange(S) < lengths[:, None], device)  # (B, S)
 
     def attend(layer: Layer, qkv: Tensor) -> Tensor:

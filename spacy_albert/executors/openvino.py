@@ -2,10 +2,16 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..modeling import Albert, Layer
 from .base import Executor, row_in_grid
+
+#: Numbers of rows, and lengths of padded windows, are multiples of this. Products then sum in one
+#: order whatever is in a batch, so a document has the same states, to the bit, in any company; and
+#: there are fewer shapes to prepare for.
+ALIGNED = 16
 
 #: How OpenVINO calls the forms of GELU.
 GELU = {"gelu": "erf", "gelu_new": "tanh"}
@@ -15,9 +21,10 @@ class OpenVinoExecutor(Executor):
     """Run the layer with OpenVINO on a CPU.
 
     The graph of one layer is built from its weights, compiled in hundredths of a second, and run
-    again and again; batch and length are free. Sums and LayerNorm stay in float32 whatever the
-    precision. In int8 the weights are rounded once, row by row, and what they are multiplied with
-    is rounded on the way, for each piece anew; so there is nothing to calibrate.
+    again and again; sizes are free. As in torch, rows lie flat but in attention, and sums and
+    LayerNorm stay in float32 whatever the precision. In int8 the weights are rounded once, row by
+    row, and what they are multiplied with is rounded on the way, for each piece anew; so there is
+    nothing to calibrate.
     """
 
     def __init__(self, model: Albert, precision: str, threads: int):
@@ -48,33 +55,43 @@ class OpenVinoExecutor(Executor):
             for layer in dict.fromkeys(model.layers_by_depth())
         }
 
+    def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
+        n_more = -len(ids) % ALIGNED
+        ids, positions = (F.pad(numbers, (0, n_more)) for numbers in (ids, positions))  # (N,)
+        return super().embed(ids, positions)  # (N, H)
+
     def __call__(self, hidden: Tensor, lengths: np.ndarray) -> Tensor:
-        B, S, H = len(lengths), int(lengths.max()), hidden.shape[1]
-        rows = torch.from_numpy(row_in_grid(lengths))  # (P,)
-        padded = torch.zeros(B * S, H).index_copy_(0, rows, hidden)  # (B * S, H)
-        grids = [padded.view(B, S, H).numpy(), np.empty((B, S, H), dtype=np.float32)]
-        now, then = (self._tensor(grid, shared_memory=True) for grid in grids)
+        P, (N, H) = int(lengths.sum()), hidden.shape
+        B, S = len(lengths), -(-int(lengths.max()) // ALIGNED) * ALIGNED
+        places = row_in_grid(lengths, S)  # (P,)
+        rows = np.zeros(N, dtype=np.int32)
+        rows[:P] = places
+        grid = np.zeros(B * S, dtype=np.int32)
+        grid[places] = np.arange(P)
         unseen = np.arange(S) >= lengths[:, None]  # (B, S)
         mask = np.where(unseen, np.float32(-1e9), np.float32(0))[:, None, None]  # (B, 1, 1, S)
         for request in self._requests.values():
-            request.set_input_tensor(1, self._tensor(mask, shared_memory=False))
+            for number, array in enumerate((mask, grid.reshape(B, S), rows), start=1):
+                request.set_input_tensor(number, self._tensor(array))
+        now, then = hidden.numpy(), np.empty((N, H), dtype=np.float32)
         for layer in self.model.layers_by_depth():
             request = self._requests[layer]
-            request.set_input_tensor(0, now)
-            request.set_output_tensor(0, then)
+            request.set_input_tensor(0, self._tensor(now, shared_memory=True))
+            request.set_output_tensor(0, self._tensor(then, shared_memory=True))
             request.infer()
             now, then = then, now
-        return torch.from_numpy(now.data).view(B * S, H).index_select(0, rows)  # (P, H)
+        return torch.from_numpy(now[:P])  # (P, H)
 
 
 def layer_graph(layer: Layer, hidden_act: str, int8: bool) -> Any:
-    """Write `Layer.forward` down as an OpenVINO graph.
+    """Write a layer down as an OpenVINO graph. Rows are flat but in attention, which pads windows.
 
     layer (Layer): The layer; its weights become constants.
     hidden_act (str): The activation function, as in AlbertConfig.
     int8 (bool): Round the weights of the matrix products to eight bits.
-    RETURNS (openvino.Model): Hidden states (B, S, H) and what to add to the attention scores,
-        (B, 1, 1, S) -> hidden states (B, S, H).
+    RETURNS (openvino.Model): Hidden states (N, H); what to add to the attention scores,
+        (B, 1, 1, S); for each place in the padded grid its row, (B, S), and for each row its place,
+        (N,) -> hidden states (N, H).
     """
     import openvino
     import openvino.opset13 as ops
@@ -100,23 +117,28 @@ def layer_graph(layer: Layer, hidden_act: str, int8: bool) -> Any:
             ops.multiply(x, ops.constant(numpy(part.weight))), ops.constant(numpy(part.bias))
         )
 
-    hidden = ops.parameter(openvino.PartialShape([-1, -1, H]), np.float32, name="hidden")
-    mask = ops.parameter(openvino.PartialShape([-1, 1, 1, -1]), np.float32, name="mask")
+    hidden = ops.parameter(openvino.PartialShape([-1, H]), np.float32)
+    mask = ops.parameter(openvino.PartialShape([-1, 1, 1, -1]), np.float32)
+    grid = ops.parameter(openvino.PartialShape([-1, -1]), np.int32)
+    rows = ops.parameter(openvino.PartialShape([-1]), np.int32)
 
-    qkv = linear(hidden, layer.qkv)  # (B, S, 3H)
+    qkv = linear(hidden, layer.qkv)  # (N, 3H)
+    qkv = ops.gather(qkv, grid, shape(0))  # (B, S, 3H)
     qkv = ops.reshape(qkv, shape(0, 0, 3 * A, H // A), True)  # (B, S, 3A, H/A)
     qkv = ops.transpose(qkv, shape(0, 2, 1, 3))  # (B, 3A, S, H/A)
     query, key, value = ops.split(qkv, ops.constant(1), 3).outputs()  # 3 x (B, A, S, H/A)
     mixed = ops.scaled_dot_product_attention(query, key, value, mask)  # (B, A, S, H/A)
     mixed = ops.transpose(mixed, shape(0, 2, 1, 3))  # (B, S, A, H/A)
-    mixed = ops.reshape(mixed, shape(0, 0, H), True)  # (B, S, H)
+    mixed = ops.reshape(mixed, shape(-1, H), False)  # (B * S, H)
+    mixed = ops.gather(mixed, rows, shape(0))  # (N, H)
 
-    mixed = linear(mixed, layer.attention_out)  # (B, S, H)
-    between = norm(ops.add(hidden, mixed), layer.attention_norm)  # (B, S, H)
-    inner = linear(between, layer.ffn_in)  # (B, S, F)
+    mixed = linear(mixed, layer.attention_out)  # (N, H)
+    between = norm(ops.add(hidden, mixed), layer.attention_norm)  # (N, H)
+    inner = linear(between, layer.ffn_in)  # (N, F)
     inner = ops.relu(inner) if hidden_act == "relu" else ops.gelu(inner, GELU[hidden_act])
-    inner = linear(inner, layer.ffn_out)  # (B, S, H)
-    return openvino.Model([norm(ops.add(between, inner), layer.ffn_norm)], [hidden, mask])
+    inner = linear(inner, layer.ffn_out)  # (N, H)
+    hidden_next = norm(ops.add(between, inner), layer.ffn_norm)  # (N, H)
+    return openvino.Model([hidden_next], [hidden, mask, grid, rows])
 
 
 def numpy(weight: Tensor) -> np.ndarray:
