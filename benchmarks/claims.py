@@ -1,0 +1,104 @@
+"""What spacy-albert claims, and what a run has shown of it."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+OURS = "spacy-albert"
+LOOP = "loop by hand"
+
+
+class Claim(NamedTuple):
+    """A number that should not be below, or not above, a bound."""
+
+    text: str
+    bound: float
+    at_least: bool
+    seen: float | None  # None: not measured in this run
+
+    @property
+    def holds(self) -> bool | None:
+        """RETURNS (bool | None): Whether it holds; None if it was not measured."""
+        if self.seen is None:
+            return None
+        return self.seen >= self.bound if self.at_least else self.seen <= self.bound
+
+
+def check(results: dict[str, Any]) -> list[Claim]:
+    """Compare the results of a run with every claim.
+
+    results (dict): What `python -m benchmarks` writes.
+    RETURNS (list[Claim]): The claims.
+    """
+    return [*_speed(results), *_stages(results), *_memory(results), *_answers(results)]
+
+
+def speed_of(results: dict[str, Any], name: str, precision: str) -> float | None:
+    """RETURNS (float | None): Words a second of a contender; None if it has no result."""
+    return _row(results, name, precision).get("words_per_second")
+
+
+def ratio(a: float | None, b: float | None) -> float | None:
+    """RETURNS (float | None): a / b; None if either is not there."""
+    return a / b if a is not None and b is not None else None
+
+
+def _row(results: dict[str, Any], name: str, precision: str) -> dict[str, Any]:
+    rows = results.get("contenders") or []
+    return next((r for r in rows if (r["name"], r["precision"]) == (name, precision)), {})
+
+
+def _speed(results: dict[str, Any]) -> Iterator[Claim]:
+    peer = speed_of(results, "spacy-transformers", "float32")
+    for precision, times in (("float32", 2.5), ("bfloat16", 5.0), ("int8", 8.0)):
+        seen = ratio(speed_of(results, OURS, precision), peer)
+        yield Claim(f"{precision}: times the speed of spacy-transformers", times, True, seen)
+    for precision, times in (("float32", 1.2), ("bfloat16", 1.5)):
+        seen = ratio(speed_of(results, OURS, precision), speed_of(results, LOOP, precision))
+        yield Claim(f"{precision}: times the speed of a loop by hand", times, True, seen)
+    for precision, share in (("float32", 0.85), ("bfloat16", 0.80)):
+        seen = _row(results, OURS, precision).get("share_of_ceiling")
+        yield Claim(f"{precision}: share of the measured ceiling", share, True, seen)
+    one = speed_of(results, f"{OURS}, entities only", "float32")
+    dearer = ratio(one, speed_of(results, OURS, "float32"))
+    more = None if dearer is None else dearer - 1
+    yield Claim("float32: what a second head adds to the time", 0.03, False, more)
+
+
+def _stages(results: dict[str, Any]) -> Iterator[Claim]:
+    stages = _ran(results, "stages")
+    for kind in ("paragraphs", "short texts"):
+        padding = stages.get("padding", {}).get(kind)
+        yield Claim(f"{kind}: share of padding in batches", 0.03, False, padding)
+    beside = stages.get("beside")
+    yield Claim("beside the forward pass: µs a word on one core", 6.0, False, beside)
+    gap = ratio(stages.get("sum"), stages.get("total"))
+    gap = None if gap is None else abs(gap - 1)
+    yield Claim("stages: how far their sum is from the total", 0.10, False, gap)
+
+
+def _memory(results: dict[str, Any]) -> Iterator[Claim]:
+    grown = _ran(results, "memory").get("grown_mb")
+    yield Claim("many short texts: MB that memory grows, once settled", 50.0, False, grown)
+    seen = _ran(results, "long_text").get("ratio")
+    yield Claim("one long document: cost of a character, in those of short ones", 1.1, False, seen)
+
+
+def _answers(results: dict[str, Any]) -> Iterator[Claim]:
+    rows = _ran(results, "agreement").get("precisions", {})
+    exact = rows.get("float32", {}).get("f1", {})
+    for precision, share in (("bfloat16", 0.999), ("int8", 0.995)):
+        row = rows.get(precision, {})
+        yield Claim(f"{precision}: same tags as float32", share, True, row.get("same_tags"))
+        off = [abs(points - exact[name]) for name, points in row.get("f1", {}).items()]
+        far = max(off, default=None)
+        yield Claim(f"{precision}: points of F1 away from float32", 0.2, False, far)
+    for precision in ("float32", "bfloat16", "int8"):
+        company = rows.get(precision, {}).get("company", {})
+        same, far = company.get("same_tags"), company.get("score_difference")
+        yield Claim(f"{precision}: same tags alone and in any company", 1.0, True, same)
+        yield Claim(f"{precision}: difference of scores in any company", 1e-3, False, far)
+
+
+def _ran(results: dict[str, Any], section: str) -> dict[str, Any]:
+    """RETURNS (dict): The results of a section; nothing if it was not run or failed."""
+    return results.get(section) or {}

@@ -1,0 +1,64 @@
+"""Does memory stay flat: over many short texts, and over one very long one?"""
+
+import gc
+import time
+from pathlib import Path
+from typing import Any
+
+from . import machine, ours, texts
+
+
+def short_texts(path: str, n_texts: int, n_first: int) -> dict[str, Any]:
+    """Read many short texts in one `nlp.pipe`, and keep none of the documents.
+
+    path (str): A trained pipeline.
+    n_texts (int): How many texts.
+    n_first (int): After how many memory counts as settled.
+    RETURNS (dict): Resident MB then, at the end and the growth, and the strings spaCy's vocabulary
+        learned in between, which it keeps (unless one uses `nlp.memory_zone`).
+    """
+    nlp = ours.load(Path(path), "auto")
+    first_mb, first_strings = 0.0, 0
+    for i, _ in enumerate(nlp.pipe(texts.short_texts(n_texts)), start=1):
+        if i == n_first:
+            gc.collect()
+            first_mb, first_strings = machine.resident_mb(), len(nlp.vocab.strings)
+    gc.collect()
+    last_mb = machine.resident_mb()
+    return {
+        "texts": n_texts,
+        "first": n_first,
+        "first_mb": first_mb,
+        "last_mb": last_mb,
+        "grown_mb": last_mb - first_mb,
+        "new_strings": len(nlp.vocab.strings) - first_strings,
+        "peak_mb": machine.peak_mb(),
+    }
+
+
+def long_text(path: str, n_chars: int) -> dict[str, Any]:
+    """Read one long document, and the same text in paragraphs.
+
+    path (str): A trained pipeline.
+    n_chars (int): Characters of the document.
+    RETURNS (dict): Microseconds a character of both, how many times the one costs the other, and
+        by how many MB the peak of memory lay over what was resident before.
+    """
+    nlp = ours.load(Path(path), "auto")
+    nlp.max_length = n_chars + 1
+    text = texts.long_text(n_chars)
+    paragraphs = text.split("\n\n")
+    list(nlp.pipe(paragraphs[: len(paragraphs) // 10]))
+    result: dict[str, Any] = {"chars": n_chars, "paragraphs": len(paragraphs)}
+    for name, some in (("short", paragraphs), ("long", [text])):
+        gc.collect()
+        machine.reset_peak()
+        resident = machine.resident_mb()
+        before = time.perf_counter()
+        for _ in nlp.pipe(some):
+            pass
+        seconds = time.perf_counter() - before
+        result[f"{name}_us_a_char"] = 1e6 * seconds / sum(map(len, some))
+        result[f"{name}_mb"] = machine.peak_mb() - resident
+    result["ratio"] = result["long_us_a_char"] / result["short_us_a_char"]
+    return result

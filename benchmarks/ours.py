@@ -1,0 +1,188 @@
+"""spacy-albert, as its users get it: `nlp.pipe` with the settings it has by default.
+
+This is the one module here that knows the inside of spacy_albert.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import spacy
+import torch
+from spacy.language import Language
+
+from spacy_albert import layers
+from spacy_albert.batching import batches
+from spacy_albert.checkpoints import load_checkpoint
+from spacy_albert.components.encoder import AlbertEncoder
+from spacy_albert.components.ner import AlbertNER
+from spacy_albert.components.textcat import AlbertTextcat
+from spacy_albert.convert import add_head
+from spacy_albert.engine import Engine
+from spacy_albert.heads import TextHead, TokenHead
+from spacy_albert.reader import Reader
+
+from .peers import Prepare, Run
+
+
+def entities_and_classes(checkpoint: Path, precision: str) -> Prepare:
+    """`nlp.pipe` with an encoder, entities and text classification."""
+    return Ours(pipeline(checkpoint, precision, ["ner", "textcat"]))
+
+
+def entities(checkpoint: Path, precision: str) -> Prepare:
+    """`nlp.pipe` with an encoder and entities: what does a second head cost?"""
+    return Ours(pipeline(checkpoint, precision, ["ner"]))
+
+
+class Ours:
+    """A pipeline as a contender."""
+
+    def __init__(self, nlp: Language):
+        """Take a pipeline.
+
+        nlp (Language): The pipeline.
+        """
+        self.nlp = nlp
+
+    def __call__(self, texts: list[str]) -> Run:
+        """Prepare nothing: everything from the text on counts."""
+        return lambda: sum(len(doc.ents) for doc in self.nlp.pipe(texts))
+
+    def about(self, texts: list[str]) -> dict[str, Any]:
+        """Tell what was chosen for this machine.
+
+        texts (list[str]): What is going to be read.
+        RETURNS (dict): The executor, and the share of padding in the batches of these texts.
+        """
+        return {
+            "executor": str(reader(self.nlp).engine.choice),
+            "padding": padding(self.nlp, texts),
+        }
+
+
+def pipeline(checkpoint: Path, precision: str, heads: list[str], device: str = "auto") -> Language:
+    """Make a pipeline of the checkpoint.
+
+    checkpoint (Path): From `checkpoint.make`.
+    precision (str): The precision of the encoder.
+    heads (list[str]): Of "ner" and "textcat".
+    device (str): The device of the encoder.
+    RETURNS (Language): The pipeline, ready to annotate.
+    """
+    nlp = spacy.blank("en")
+    encoder: Any = nlp.add_pipe(
+        "albert", config={"model": {"precision": precision, "device": device}}
+    )
+    encoder.initialize(list, encoder=lambda shim: shim.load(checkpoint))
+    for name in heads:
+        head: Any = nlp.add_pipe(f"albert_{name}", name=name)
+        if name == "ner":
+            add_head(head, load_checkpoint(checkpoint))
+        else:
+            head.initialize(
+                lambda: [spacy.training.Example.from_dict(nlp.make_doc("x"), {})],
+                labels=["POSITIVE", "NEGATIVE"],
+            )
+    return nlp
+
+
+def load(path: Path, precision: str, device: str = "auto") -> Language:
+    """Load a trained pipeline in some precision.
+
+    path (Path): A saved pipeline with an ALBERT encoder.
+    precision (str): The precision of the encoder.
+    device (str): The device of the encoder.
+    RETURNS (Language): The pipeline.
+    """
+    config = spacy.util.load_config(path / "config.cfg")
+    names = [n for n, pipe in config["components"].items() if pipe["factory"] == "albert"]
+    settings = {"precision": precision, "device": device}
+    overrides = {f"components.{n}.model.{key}": settings[key] for n in names for key in settings}
+    return spacy.load(path, config=overrides)
+
+
+def reader(nlp: Language) -> Reader:
+    """RETURNS (Reader): The reader in the encoder of a pipeline."""
+    encoder: Any = next(p for n, p in nlp.pipeline if nlp.get_pipe_meta(n).factory == "albert")
+    return encoder.model.shims[0].reader
+
+
+def padding(nlp: Language, texts: list[str]) -> float:
+    """Compute what share of the positions in batches is padding.
+
+    nlp (Language): The pipeline.
+    texts (list[str]): What it reads in one look ahead.
+    RETURNS (float): The share.
+    """
+    read = reader(nlp)
+    reading = read.prepare(layers.texts_of([nlp.make_doc(text) for text in texts]))
+    lengths = reading.window_stops - reading.window_starts + 2
+    budget = read.engine.budget(read.window)
+    computed = sum(int(lengths[b].max()) * len(b) for b in batches(lengths, budget))
+    return 1 - int(lengths.sum()) / computed
+
+
+class Recording:
+    """An executor in place of a pipeline's own: one that keeps the states it computes, then one
+    that gives them back and computes nothing. So the rest of the way is measured on real answers.
+    """
+
+    def __init__(self, nlp: Language):
+        """Record what the layers of a pipeline compute from now on.
+
+        nlp (Language): The pipeline.
+        """
+        self.nlp = nlp
+        self.executor = reader(nlp).engine._current()
+        self.states: list[torch.Tensor] = []
+        self._next = 0
+        self.put_into(nlp)
+
+    def put_into(self, nlp: Language) -> None:
+        """Stand for the layers of a pipeline.
+
+        nlp (Language): The pipeline that records, or another copy of it.
+        """
+        self._next = 0
+        reader(nlp).engine._current = lambda: self  # type: ignore[method-assign,assignment,return-value]
+
+    def embed(self, *args: torch.Tensor) -> torch.Tensor:
+        """Embed as ever."""
+        return self.executor.embed(*args)
+
+    def __call__(self, hidden: torch.Tensor, lengths: np.ndarray) -> torch.Tensor:
+        """Give the states of the next batch."""
+        if self._next == len(self.states):
+            self.states.append(self.executor(hidden, lengths))
+        self._next += 1
+        return self.states[self._next - 1]
+
+
+def stages(nlp: Language) -> list[tuple[str, Any, str]]:
+    """List the functions that make up the way of a text, with the stage that each belongs to.
+
+    nlp (Language): A pipeline with entities and text classification.
+    RETURNS (list[tuple]): Stage, owner and name of the function. The time of a function is its own,
+        without that of those it calls and that are listed, too.
+    """
+    tokenizer = type(reader(nlp).tokenizer)
+    return [
+        ("spaCy's tokenizer", nlp, "make_doc"),
+        ("tokens", layers, "texts_of"),
+        ("pieces", tokenizer, "__call__"),
+        ("alignment, windows", Reader, "prepare"),
+        ("batches", Reader, "read"),
+        ("embedding", Engine, "__call__"),
+        ("the layers (stubbed)", Recording, "__call__"),
+        *(
+            ("heads, pooling", head, function)
+            for head in (TokenHead, TextHead)
+            for function in ("forward", "pool", "split")
+        ),
+        ("handing over", AlbertEncoder, "set_annotations"),
+        ("decoding", AlbertNER, "predict"),
+        ("decoding", AlbertTextcat, "predict"),
+        ("writing", AlbertNER, "set_annotations"),
+        ("writing", AlbertTextcat, "set_annotations"),
+    ]
