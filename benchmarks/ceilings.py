@@ -1,7 +1,8 @@
 """How fast this machine multiplies matrices of ALBERT's shapes: what no executor can beat.
 
 The ceiling of a precision is what the better of torch and OpenVINO reaches on the four products of
-one layer, alone and with everything in cache that fits. A contender's share of it is
+one layer, alone and with everything in cache that fits, in the median of many tries. A contender's
+share of it is
 
     useful FLOPs of the texts / seconds / ceiling
 
@@ -9,6 +10,7 @@ where useful means: of real pieces, no padding, no window read twice. What else 
 (softmax, GELU, LayerNorm, attention's own small products) lowers the share, as it should.
 """
 
+import statistics
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -71,7 +73,7 @@ def measure(shape: dict[str, int], seconds: float) -> dict[str, dict[str, Any]]:
             for rows in ROWS:
                 attempt: dict[str, Any] = {"library": library, "rows": rows}
                 try:
-                    times = [_fastest(make(precision, rows, *sizes), seconds) for sizes in products]
+                    times = [_typical(make(precision, rows, *sizes), seconds) for sizes in products]
                     work = sum(2 * rows * inner * outer for inner, outer in products)
                     attempt["gflops"] = work / sum(times) / 1e9
                 except (ImportError, RuntimeError, NotImplementedError) as error:
@@ -97,7 +99,7 @@ def _best(tries: list[dict[str, Any]]) -> dict[str, Any]:
     return best | {"tries": tries}
 
 
-def _fastest(multiply: Callable[[], Any], seconds: float) -> float:
+def _typical(multiply: Callable[[], Any], seconds: float) -> float:
     multiply()
     times: list[float] = []
     end = time.perf_counter() + seconds
@@ -105,7 +107,7 @@ def _fastest(multiply: Callable[[], Any], seconds: float) -> float:
         before = time.perf_counter()
         multiply()
         times.append(time.perf_counter() - before)
-    return min(times)
+    return statistics.median(times)
 
 
 def _torch(precision: str, rows: int, inner: int, outer: int) -> Callable[[], Any]:

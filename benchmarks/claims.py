@@ -67,8 +67,8 @@ def _speed(results: dict[str, Any]) -> Iterator[Claim]:
 def _stages(results: dict[str, Any]) -> Iterator[Claim]:
     stages = _ran(results, "stages")
     for kind in ("paragraphs", "short texts"):
-        padding = stages.get("padding", {}).get(kind)
-        yield Claim(f"{kind}: share of padding in batches", 0.03, False, padding)
+        padding = stages.get("padding", {}).get(kind, {}).get("rows")
+        yield Claim(f"{kind}: share of padding in matrix products", 0.03, False, padding)
     beside = stages.get("beside")
     yield Claim("beside the forward pass: µs a word on one core", 6.0, False, beside)
     gap = ratio(stages.get("sum"), stages.get("total"))
@@ -80,7 +80,8 @@ def _memory(results: dict[str, Any]) -> Iterator[Claim]:
     grown = _ran(results, "memory").get("grown_mb")
     yield Claim("many short texts: MB that memory grows, once settled", 50.0, False, grown)
     seen = _ran(results, "long_text").get("ratio")
-    yield Claim("one long document: cost of a character, in those of short ones", 1.1, False, seen)
+    text = "one long document: cost of a character, in those of texts of one window"
+    yield Claim(text, 1.1, False, seen)
 
 
 def _answers(results: dict[str, Any]) -> Iterator[Claim]:

@@ -108,19 +108,28 @@ def reader(nlp: Language) -> Reader:
     return encoder.model.shims[0].reader
 
 
-def padding(nlp: Language, texts: list[str]) -> float:
-    """Compute what share of the positions in batches is padding.
+def padding(nlp: Language, texts: list[str]) -> dict[str, float]:
+    """Compute how much of what is computed is padding.
 
     nlp (Language): The pipeline.
     texts (list[str]): What it reads in one look ahead.
-    RETURNS (float): The share.
+    RETURNS (dict[str, float]): The share of "rows" in matrix products, and of "places" in
+        attention, that hold no piece.
     """
     read = reader(nlp)
     reading = read.prepare(layers.texts_of([nlp.make_doc(text) for text in texts]))
     lengths = reading.window_stops - reading.window_starts + 2
     budget = read.engine.budget(read.window)
-    computed = sum(int(lengths[b].max()) * len(b) for b in batches(lengths, budget))
-    return 1 - int(lengths.sum()) / computed
+    aligned = read.engine._current().aligned
+    groups = [lengths[batch] for batch in batches(lengths, budget)]
+    rows = sum(_round_up(int(group.sum()), aligned) for group in groups)
+    places = sum(_round_up(int(group.max()), aligned) * len(group) for group in groups)
+    pieces = int(lengths.sum())
+    return {"rows": 1 - pieces / rows, "places": 1 - pieces / places}
+
+
+def _round_up(number: int, unit: int) -> int:
+    return -(-number // unit) * unit
 
 
 class Recording:

@@ -127,8 +127,12 @@ def _stages(results: dict[str, Any]) -> list[str]:
         ("total, measured from outside", f"{stages['total']:.2f}"),
         ("difference", f"{stages['total'] - stages['sum']:+.2f}"),
     ]
-    padding = ", ".join(f"{kind} {_percent(x, 1)}" for kind, x in stages["padding"].items())
-    return [*table(rows), f"padding in batches of a look ahead of 1,000: {padding}"]
+    padding = ", ".join(
+        f"{kind} {_percent(share['rows'], 1)} of rows in products, "
+        f"{_percent(share['places'], 1)} of places in attention"
+        for kind, share in stages["padding"].items()
+    )
+    return [*table(rows), f"padding in a look ahead of 1,000: {padding}"]
 
 
 def _memory(results: dict[str, Any]) -> list[str]:
@@ -143,9 +147,9 @@ def _memory(results: dict[str, Any]) -> list[str]:
 def _long_text(results: dict[str, Any]) -> list[str]:
     m = results["long_text"]
     return [
-        f"{m['chars']} characters as one document: {m['long_us_a_char']:.2f} µs each, "
-        f"{m['long_mb']:.0f} MB on top; as {m['paragraphs']} paragraphs: "
-        f"{m['short_us_a_char']:.2f} µs each, {m['short_mb']:.0f} MB on top",
+        f"{m['chars']} characters in {n} {'text' if n == 1 else 'texts'}: "
+        f"{m[f'{kind}_us_a_char']:.2f} µs each, {m[f'{kind}_mb']:.0f} MB on top"
+        for kind, n in m["texts"].items()
     ]
 
 

@@ -17,7 +17,7 @@ from thinc.types import Floats2d, Ragged
 
 def albert(
     window: Optional[int] = None,
-    overlap: int = 64,
+    overlap: int = 32,
     batch_pieces: Optional[int] = None,
     device: str = "auto",
     precision: str = "auto",

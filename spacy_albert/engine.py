@@ -1,7 +1,9 @@
 """Windows to hidden states, on the hardware that is there: device, precision, executor, memory."""
 
+import contextlib
 import importlib.util
 import logging
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -169,6 +171,22 @@ class Engine:
 
             return OpenVinoExecutor(self.model, precision, torch.get_num_threads())
         return self._trainer if precision == "float32" else FlatExecutor(self.model, torch.bfloat16)
+
+    @contextlib.contextmanager
+    def one_torch_thread(self) -> Iterator[None]:
+        """Leave the cores to OpenVINO, if that computes: torch's threads would go on spinning for
+        a while after each of the small things that torch does between two batches.
+        """
+        threads = torch.get_num_threads()
+        if self.choice.executor != "openvino" or torch.is_grad_enabled() or threads == 1:
+            yield
+            return
+        self._current()  # made with all the threads there are
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
     def budget(self, window: int) -> int:
         """Tell how many pieces a batch may have.

@@ -35,7 +35,7 @@ TEXTCAT_SCORES = {
         "model": {
             "@architectures": "spacy-albert.Albert.v1",
             "window": None,
-            "overlap": 64,
+            "overlap": 32,
             "batch_pieces": None,
             "device": "auto",
             "precision": "auto",

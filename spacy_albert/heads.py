@@ -80,7 +80,9 @@ class TextHead(nn.Module):
         docs = np.repeat(np.arange(n_docs), reading.windows_per_doc)  # (W,)
         owned = np.maximum(np.diff(reading.window_edges), 1)  # (W,)
         weights = owned / np.bincount(docs, owned, n_docs)[docs]  # (W,)
-        weighted = rows * to_device(weights, rows.device).to(rows)[:, None]  # (W, K)
+        if rows.dtype != torch.float64:
+            weights = weights.astype(np.float32)
+        weighted = rows * to_device(weights, rows.device)[:, None]  # (W, K)
         return rows.new_zeros(n_docs, rows.shape[1]).index_add(
             0, to_device(docs, rows.device), weighted
         )

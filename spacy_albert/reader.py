@@ -44,7 +44,7 @@ class Reader:
         tokenizer: Tokenizer,
         *,
         window: int | None = None,
-        overlap: int = 64,
+        overlap: int = 32,
         batch_pieces: int | None = None,
         device: str = "auto",
         precision: str = "auto",
@@ -120,7 +120,8 @@ class Reader:
             windows = ahead.pop(0)
             batch = fill(reading, windows, self.tokenizer)
             try:
-                answers = self._read_batch(batch, readouts)
+                with self.engine.one_torch_thread():
+                    answers = self._read_batch(batch, readouts)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise

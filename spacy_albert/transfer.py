@@ -28,11 +28,12 @@ def to_cpu(tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
     """
     if not any(tensor.is_cuda for tensor in tensors):
         return lambda: [tensor.cpu() for tensor in tensors]
-    here = [torch.empty_like(t, device="cpu", pin_memory=True) for t in tensors]
-    for target, tensor in zip(here, tensors):
-        target.copy_(tensor, non_blocking=True)
-    copied = torch.cuda.Event()
-    copied.record(torch.cuda.current_stream(tensors[0].device))
+    with torch.cuda.device(tensors[0].device):
+        here = [torch.empty_like(t, device="cpu", pin_memory=True) for t in tensors]
+        for target, tensor in zip(here, tensors):
+            target.copy_(tensor, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
 
     def arrive() -> list[Tensor]:
         copied.synchronize()

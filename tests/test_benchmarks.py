@@ -282,16 +282,16 @@ def test_claims_are_ratios_of_what_was_measured() -> None:
     added = found["float32: what a second head adds to the time"]
     assert added.seen == pytest.approx(1 / 0.98 - 1)
     assert added.holds is True
-    assert found["paragraphs: share of padding in batches"].holds is None
+    assert found["paragraphs: share of padding in matrix products"].holds is None
 
 
 def test_claims_about_stages_leave_the_embedding_to_the_forward_pass() -> None:
-    stages = {"total": 7.0, "sum": 6.5, "beside": 5.9, "padding": {"paragraphs": 0.01}}
+    stages = {"total": 7.0, "sum": 6.5, "beside": 5.9, "padding": {"paragraphs": {"rows": 0.01}}}
     found = {c.text: c for c in claims.check(results(stages=stages))}
     assert found["beside the forward pass: µs a word on one core"].holds is True
     assert found["stages: how far their sum is from the total"].seen == pytest.approx(0.5 / 7)
-    assert found["paragraphs: share of padding in batches"].holds is True
-    assert found["short texts: share of padding in batches"].holds is None
+    assert found["paragraphs: share of padding in matrix products"].holds is True
+    assert found["short texts: share of padding in matrix products"].holds is None
 
 
 def test_report_shows_results_gaps_and_failures() -> None:
@@ -334,3 +334,18 @@ def test_the_whole_run(tmp_path: Path) -> None:
     assert min(found["stages"]["stages"].values()) > 0
     assert found["stages"]["beside"] < found["stages"]["total"]
     assert "claim" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
+    output = tmp_path / "gpu.json"
+    command = [sys.executable, "-m", "benchmarks", "gpu", "--device", "cpu", "--quick"]
+    command += ["--shape", "tiny", "--workers", "1", "2", "--output", str(output)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(output.read_text("utf8"))
+    assert found["answers"]["float32: same best tags"] == 1
+    assert found["answers"]["alone = in a batch: same tags"] == 1
+    assert found["engine"]["bfloat16, 4096"]["pieces/s"] > 0
+    assert found["pipe"]["bfloat16: words/s"] > 0
+    assert set(found["workers"]) == {"1", "2"}

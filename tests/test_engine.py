@@ -335,6 +335,26 @@ def test_an_engine_goes_to_another_process():
     assert torch.equal(here, there)
 
 
+def test_openvino_has_the_cores_to_itself(monkeypatch):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        engine = Engine(make_model(), "cpu", "float32")
+        with torch.inference_mode(), engine.one_torch_thread():
+            assert torch.get_num_threads() == 1
+            (request,) = engine._current()._requests.values()  # type: ignore[attr-defined]
+            assert request.get_compiled_model().get_property("INFERENCE_NUM_THREADS") == 2
+        assert torch.get_num_threads() == 2
+        with engine.one_torch_thread():  # in training torch computes
+            assert torch.get_num_threads() == 2
+        without_openvino(monkeypatch)
+        alone = Engine(make_model(), "cpu", "float32")
+        with torch.inference_mode(), alone.one_torch_thread():
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 # Memory
 
 

@@ -14,6 +14,8 @@ class Executor(ABC):
     """
 
     model: Albert
+    #: Matrix products run on so many rows at a time.
+    aligned = 1
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         """Turn ids into what the first layer reads. There may be rows of no meaning behind them.

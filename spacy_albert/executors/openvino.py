@@ -8,11 +8,6 @@ from torch import Tensor, nn
 from ..modeling import Albert, Layer
 from .base import Executor, row_in_grid
 
-#: Numbers of rows, and lengths of padded windows, are multiples of this. Products then sum in one
-#: order whatever is in a batch, so a document has the same states, to the bit, in any company; and
-#: there are fewer shapes to prepare for.
-ALIGNED = 16
-
 #: How OpenVINO calls the forms of GELU.
 GELU = {"gelu": "erf", "gelu_new": "tanh"}
 
@@ -26,6 +21,11 @@ class OpenVinoExecutor(Executor):
     row, and what they are multiplied with is rounded on the way, for each piece anew; so there is
     nothing to calibrate.
     """
+
+    #: Lengths of padded windows are multiples of this, too. Products then sum in one order whatever
+    #: is in a batch, so a document has the same states, to the bit, in any company; and there are
+    #: fewer shapes to prepare for.
+    aligned = 16
 
     def __init__(self, model: Albert, precision: str, threads: int):
         """Compile the layers of a model.
@@ -56,13 +56,13 @@ class OpenVinoExecutor(Executor):
         }
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
-        n_more = -len(ids) % ALIGNED
+        n_more = -len(ids) % self.aligned
         ids, positions = (F.pad(numbers, (0, n_more)) for numbers in (ids, positions))  # (N,)
         return super().embed(ids, positions)  # (N, H)
 
     def __call__(self, hidden: Tensor, lengths: np.ndarray) -> Tensor:
         P, (N, H) = int(lengths.sum()), hidden.shape
-        B, S = len(lengths), -(-int(lengths.max()) // ALIGNED) * ALIGNED
+        B, S = len(lengths), -(-int(lengths.max()) // self.aligned) * self.aligned
         places = row_in_grid(lengths, S)  # (P,)
         rows = np.zeros(N, dtype=np.int32)
         rows[:P] = places
@@ -101,20 +101,21 @@ def layer_graph(layer: Layer, hidden_act: str, int8: bool) -> Any:
     def shape(*sizes: int) -> Any:
         return ops.constant(np.array(sizes, dtype=np.int64))
 
-    def linear(x: Any, part: nn.Linear) -> Any:
-        weight = numpy(part.weight)  # (out, in)
+    def linear(x: Any, weight: Tensor, bias: Tensor) -> Any:
+        factor = weight.detach().numpy()  # (out, in)
         if int8:
-            scale = np.maximum(np.abs(weight).max(axis=1, keepdims=True), 1e-12) / 127  # (out, 1)
-            whole = ops.constant(np.round(weight / scale).astype(np.int8))
+            scale = np.maximum(np.abs(factor).max(axis=1, keepdims=True), 1e-12) / 127  # (out, 1)
+            whole = ops.constant(np.round(factor / scale).astype(np.int8))
             product = ops.multiply(ops.convert(whole, np.float32), ops.constant(scale))
         else:
-            product = ops.constant(weight)
-        return ops.add(ops.matmul(x, product, False, True), ops.constant(numpy(part.bias)))
+            product = ops.constant(factor)
+        return ops.add(ops.matmul(x, product, False, True), ops.constant(bias.detach().numpy()))
 
     def norm(x: Any, part: nn.LayerNorm) -> Any:
         x = ops.mvn(x, shape(-1), True, part.eps, "inside_sqrt")
         return ops.add(
-            ops.multiply(x, ops.constant(numpy(part.weight))), ops.constant(numpy(part.bias))
+            ops.multiply(x, ops.constant(part.weight.detach().numpy())),
+            ops.constant(part.bias.detach().numpy()),
         )
 
     hidden = ops.parameter(openvino.PartialShape([-1, H]), np.float32)
@@ -122,24 +123,26 @@ def layer_graph(layer: Layer, hidden_act: str, int8: bool) -> Any:
     grid = ops.parameter(openvino.PartialShape([-1, -1]), np.int32)
     rows = ops.parameter(openvino.PartialShape([-1]), np.int32)
 
-    qkv = linear(hidden, layer.qkv)  # (N, 3H)
-    qkv = ops.gather(qkv, grid, shape(0))  # (B, S, 3H)
-    qkv = ops.reshape(qkv, shape(0, 0, 3 * A, H // A), True)  # (B, S, 3A, H/A)
-    qkv = ops.transpose(qkv, shape(0, 2, 1, 3))  # (B, 3A, S, H/A)
-    query, key, value = ops.split(qkv, ops.constant(1), 3).outputs()  # 3 x (B, A, S, H/A)
-    mixed = ops.scaled_dot_product_attention(query, key, value, mask)  # (B, A, S, H/A)
+    def heads(number: int) -> Any:
+        """Queries (0), keys (1) or values (2) of all heads: three products leave less to copy
+        than one that is cut up afterwards.
+        """
+        part = slice(number * H, (number + 1) * H)
+        x = linear(hidden, layer.qkv.weight[part], layer.qkv.bias[part])  # (N, H)
+        x = ops.reshape(ops.gather(x, grid, shape(0)), shape(0, 0, A, H // A), True)
+        return ops.transpose(x, shape(0, 2, 1, 3))  # (B, A, S, H/A)
+
+    query = ops.multiply(heads(0), ops.constant(np.float32((H // A) ** -0.5)))
+    scores = ops.matmul(query, heads(1), False, True)  # (B, A, S, S)
+    mixed = ops.matmul(ops.softmax(ops.add(scores, mask), -1), heads(2), False, False)
     mixed = ops.transpose(mixed, shape(0, 2, 1, 3))  # (B, S, A, H/A)
     mixed = ops.reshape(mixed, shape(-1, H), False)  # (B * S, H)
     mixed = ops.gather(mixed, rows, shape(0))  # (N, H)
 
-    mixed = linear(mixed, layer.attention_out)  # (N, H)
+    mixed = linear(mixed, layer.attention_out.weight, layer.attention_out.bias)  # (N, H)
     between = norm(ops.add(hidden, mixed), layer.attention_norm)  # (N, H)
-    inner = linear(between, layer.ffn_in)  # (N, F)
+    inner = linear(between, layer.ffn_in.weight, layer.ffn_in.bias)  # (N, F)
     inner = ops.relu(inner) if hidden_act == "relu" else ops.gelu(inner, GELU[hidden_act])
-    inner = linear(inner, layer.ffn_out)  # (N, H)
+    inner = linear(inner, layer.ffn_out.weight, layer.ffn_out.bias)  # (N, H)
     hidden_next = norm(ops.add(between, inner), layer.ffn_norm)  # (N, H)
     return openvino.Model([hidden_next], [hidden, mask, grid, rows])
-
-
-def numpy(weight: Tensor) -> np.ndarray:
-    return weight.detach().numpy()
