@@ -154,7 +154,7 @@ class Recording:
         nlp (Language): The pipeline that records, or another copy of it.
         """
         self._next = 0
-        reader(nlp).engine._current = lambda: self  # type: ignore[method-assign,assignment,return-value]
+        reader(nlp).engine._current = lambda lanes=1: self  # type: ignore[method-assign,assignment,return-value]
 
     def embed(self, *args: torch.Tensor) -> torch.Tensor:
         """Embed as ever."""

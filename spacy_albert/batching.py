@@ -30,6 +30,7 @@ def batches(lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
 class Batch(NamedTuple):
     """Windows as ALBERT reads them, flat: window after window, [CLS] text [SEP] each."""
 
+    windows: np.ndarray  # (B,) the numbers of the windows in the reading
     ids: np.ndarray  # (N,) piece ids
     lengths: np.ndarray  # (B,) pieces of each window; they sum to N
     cls_rows: np.ndarray  # (B,) rows of [CLS]
@@ -57,4 +58,4 @@ def fill(reading: Reading, windows: np.ndarray, tokenizer: Tokenizer) -> Batch:
     first, last = reading.window_edges[windows], reading.window_edges[windows + 1]
     owned = expand(first, last - first)
     owned_rows = expand(cls_rows + 1 + first - starts, last - first)
-    return Batch(ids, lengths, cls_rows, owned_rows, owned)
+    return Batch(windows, ids, lengths, cls_rows, owned_rows, owned)

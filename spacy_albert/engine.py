@@ -20,6 +20,9 @@ logger = logging.getLogger("spacy.albert")  # speaks where spaCy speaks
 PRECISIONS = ("float32", "bfloat16", "int8")
 #: Pieces in a batch on a CPU: what a layer makes of more does not stay in its cache.
 CPU_BATCH = 1536
+#: Pieces in a batch in a lane, which has one core, and how many batches a lane must have to begin:
+#: with few, some cores would wait for others in the end.
+LANE_BATCH, LANE_BATCHES = 768, 4
 #: Pieces in a batch on a GPU that has room for more: it is busy with that many.
 GPU_BATCH = 65_536
 
@@ -130,19 +133,20 @@ class Engine:
         self.device = self.choice.device
         self.model = model.to(self.device)
         self._trainer = FlatExecutor(self.model)
-        self._annotator: Executor | None = None
+        self._annotators: dict[int, Executor] = {}  # by number of lanes
         self._made_of: list[tuple[int, int]] = []
         self._budget = batch_pieces
         logger.info("ALBERT runs in %s: %s.", self.choice, self.choice.why)
 
-    def __call__(self, ids: np.ndarray, lengths: np.ndarray) -> Tensor:
+    def __call__(self, ids: np.ndarray, lengths: np.ndarray, lanes: int = 1) -> Tensor:
         """Compute the last hidden state of every piece.
 
         ids (np.ndarray): Piece ids, window after window, (P,).
         lengths (np.ndarray): Pieces in each window, (B,); they sum to P.
+        lanes (int): How many calls there may be at a time, in Python threads of their own.
         RETURNS (Tensor): Hidden states, (P, H), on the device.
         """
-        executor = self._trainer if torch.is_grad_enabled() else self._current()
+        executor = self._trainer if torch.is_grad_enabled() else self._current(lanes)
         starts = np.cumsum(lengths) - lengths
         positions = np.arange(len(ids)) - np.repeat(starts, lengths)
         both = to_device(np.stack([ids, positions]).astype(np.int32), self.device)  # (2, P)
@@ -150,55 +154,70 @@ class Engine:
 
     def __getstate__(self) -> dict:
         # what OpenVINO compiled stays in its process
-        return {**self.__dict__, "_annotator": None}
+        return {**self.__dict__, "_annotators": {}}
 
-    def _current(self) -> Executor:
+    def _current(self, lanes: int = 1) -> Executor:
         """Make the executor for annotation, or make it anew when the weights have changed."""
         weights = [
             # what was loaded in inference mode has no version, and cannot change in place
             (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
             for weight in self.model.parameters()
         ]
-        if self._annotator is None or weights != self._made_of:
-            self._annotator = self._make()
-            self._made_of = weights
-        return self._annotator
+        if weights != self._made_of:
+            self._annotators, self._made_of = {}, weights
+        if lanes not in self._annotators:
+            self._annotators[lanes] = self._make(lanes)
+        return self._annotators[lanes]
 
-    def _make(self) -> Executor:
+    def _make(self, lanes: int) -> Executor:
         precision = self.choice.precision
         if self.choice.executor == "openvino":
             from .executors.openvino import OpenVinoExecutor
 
-            return OpenVinoExecutor(self.model, precision, torch.get_num_threads())
+            return OpenVinoExecutor(self.model, precision, torch.get_num_threads(), lanes)
         return self._trainer if precision == "float32" else FlatExecutor(self.model, torch.bfloat16)
 
+    def lanes(self, n_pieces: int) -> int:
+        """Decide how many batches to compute side by side. On a CPU, cores that each have a batch
+        wait for nobody, but one alone takes longer.
+
+        n_pieces (int): Pieces to read in all.
+        RETURNS (int): As many as there are threads, or 1.
+        """
+        if self.choice.executor != "openvino" or torch.is_grad_enabled():
+            return 1
+        threads = torch.get_num_threads()
+        return threads if n_pieces >= threads * LANE_BATCHES * LANE_BATCH else 1
+
     @contextlib.contextmanager
-    def one_torch_thread(self) -> Iterator[None]:
+    def one_torch_thread(self, lanes: int = 1) -> Iterator[None]:
         """Leave the cores to OpenVINO, if that computes: torch's threads would go on spinning for
         a while after each of the small things that torch does between two batches.
+
+        lanes (int): How many batches are going to be computed side by side.
         """
         threads = torch.get_num_threads()
         if self.choice.executor != "openvino" or torch.is_grad_enabled() or threads == 1:
             yield
             return
-        self._current()  # made with all the threads there are
+        self._current(lanes)  # made with all the threads there are
         torch.set_num_threads(1)
         try:
             yield
         finally:
             torch.set_num_threads(threads)
 
-    def budget(self, window: int) -> int:
+    def budget(self, window: int, lanes: int = 1) -> int:
         """Tell how many pieces a batch may have.
 
         window (int): The longest window, in pieces.
+        lanes (int): How many batches are computed side by side.
         RETURNS (int): Pieces, no fewer than one window's.
         """
         if self._budget is None:
-            best = CPU_BATCH
-            if self.device.type == "cuda":
-                best = min(GPU_BATCH, self._room(window))
-            self._budget = best
+            if self.device.type != "cuda":
+                return max(CPU_BATCH if lanes == 1 else LANE_BATCH, window)
+            self._budget = min(GPU_BATCH, self._room(window))
         return max(self._budget, window)
 
     def _room(self, window: int) -> int:

@@ -5,7 +5,9 @@ every batch of states while it is there, and keeps a few numbers a piece. So a d
 length costs memory for its labels, not for its states, and a second head costs next to nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -111,46 +113,65 @@ class Reader:
             device. On a GPU they may still be on their way.
         RAISES (MemoryError): If a single window does not fit into memory.
         """
-        found: list[list[Tensor]] = [[] for _ in readouts]
-        read: list[Batch] = []
-        order: list[np.ndarray] = []
         lengths = reading.window_stops - reading.window_starts + 2
-        ahead = list(batches(lengths, self.engine.budget(self.window)))
+        lanes = self.engine.lanes(int(lengths.sum()))
+        ahead = batches(lengths, self.engine.budget(self.window, lanes))
+
+        def read(windows: np.ndarray) -> list[tuple[Batch, list[Tensor]]]:
+            return list(self._read_windows(reading, windows, readouts, lanes))
+
+        with self.engine.one_torch_thread(lanes):
+            if lanes == 1:
+                parts = list(map(read, ahead))
+            else:
+                with ThreadPoolExecutor(lanes) as pool:
+                    parts = list(pool.map(torch.inference_mode()(read), ahead))
+        done, answers = zip(*chain.from_iterable(parts))
+        where = {
+            "pieces": places([batch.owned for batch in done], self.engine.device),
+            "windows": places([batch.windows for batch in done], self.engine.device),
+        }
+        return [
+            torch.cat(rows).index_select(0, where[readout.unit])
+            for rows, readout in zip(zip(*answers), readouts)
+        ]
+
+    def _read_windows(
+        self, reading: Reading, windows: np.ndarray, readouts: Sequence[Readout], lanes: int
+    ) -> Iterator[tuple[Batch, list[Tensor]]]:
+        """Run ALBERT over some windows, in smaller batches when they do not fit into memory.
+
+        YIELDS (tuple[Batch, list[Tensor]]): A batch, and for each readout the rows of its units.
+        """
+        ahead = [windows]
         while ahead:
             windows = ahead.pop(0)
+            lengths = reading.window_stops[windows] - reading.window_starts[windows] + 2
+            fitting = [
+                windows[some] for some in batches(lengths, self.engine.budget(self.window, lanes))
+            ]
+            if len(fitting) > 1:
+                ahead = fitting + ahead
+                continue
             batch = fill(reading, windows, self.tokenizer)
             try:
-                with self.engine.one_torch_thread():
-                    answers = self._read_batch(batch, readouts)
+                answers = self._read_batch(batch, readouts, lanes)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 if len(windows) == 1:
                     raise MemoryError(
-                        f"A single window of {lengths[windows[0]]} pieces does not fit into the "
-                        f"memory of {self.engine.device}. Set a smaller window."
+                        f"A single window of {lengths[0]} pieces does not fit into the memory of "
+                        f"{self.engine.device}. Set a smaller window."
                     ) from error
                 self.engine.halve_budget(self.window)
-                rest = np.concatenate([windows, *ahead])
-                smaller = batches(lengths[rest], self.engine.budget(self.window))
-                ahead = [rest[some] for some in smaller]
-                continue
-            for rows, answer in zip(found, answers):
-                rows.append(answer)
-            read.append(batch)
-            order.append(windows)
-        where = {
-            "pieces": places([batch.owned for batch in read], self.engine.device),
-            "windows": places(order, self.engine.device),
-        }
-        return [
-            torch.cat(rows).index_select(0, where[readout.unit])
-            for rows, readout in zip(found, readouts)
-        ]
+                ahead.insert(0, windows)
+            else:
+                yield batch, answers
 
-    def _read_batch(self, batch: Batch, readouts: Sequence[Readout]) -> list[Tensor]:
+    def _read_batch(self, batch: Batch, readouts: Sequence[Readout], lanes: int) -> list[Tensor]:
         """Run ALBERT over one batch: for each readout the rows of its units."""
-        states = self.engine(batch.ids, batch.lengths)  # (N, H)
+        states = self.engine(batch.ids, batch.lengths, lanes)  # (N, H)
         seen = {
             unit: states.index_select(0, to_device(rows, states.device))
             for unit, rows in (("pieces", batch.owned_rows), ("windows", batch.cls_rows))

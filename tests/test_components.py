@@ -114,11 +114,13 @@ def test_a_document_says_the_same_in_any_batch_and_order(trained, monkeypatch, p
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_torch_says_what_openvino_says(trained, monkeypatch, precision):
-    monkeypatch.setattr(Annotation, "tolerance", 1e-5 if precision == "float32" else 1e-2)
+    # what hangs in the balance may tip in bfloat16: there, only what has been learned
+    texts, tolerance = (MANY, 1e-5) if precision == "float32" else (TEXTS, 0.01)
+    monkeypatch.setattr(Annotation, "tolerance", tolerance)
     config = {"components.albert.model.precision": precision}
-    theirs = [annotation(doc) for doc in spacy.load(trained, config=config).pipe(MANY)]
+    theirs = [annotation(doc) for doc in spacy.load(trained, config=config).pipe(texts)]
     monkeypatch.setattr(engine, "choose_on_cpu", lambda *wish: engine.Choice(*wish, "torch", ""))
-    ours = [annotation(doc) for doc in spacy.load(trained, config=config).pipe(MANY)]
+    ours = [annotation(doc) for doc in spacy.load(trained, config=config).pipe(texts)]
     assert ours == theirs
 
 
@@ -165,9 +167,9 @@ def engine_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     run = Engine.__call__
 
-    def counted(self, ids, lengths):
+    def counted(self, ids, lengths, lanes):
         calls.append(len(lengths))
-        return run(self, ids, lengths)
+        return run(self, ids, lengths, lanes)
 
     monkeypatch.setattr(Engine, "__call__", counted)
     return calls

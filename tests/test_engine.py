@@ -228,7 +228,7 @@ def test_rows_in_the_padded_grid(lengths, extra):
 def test_openvino_uses_the_threads_it_is_given():
     for threads in (1, 2):
         executor = OpenVinoExecutor(make_model(), "float32", threads)
-        (request,) = executor._requests.values()
+        (request,) = executor._free.get().values()
         compiled = request.get_compiled_model()
         assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
         assert not compiled.get_property("ENABLE_CPU_PINNING")
@@ -342,7 +342,7 @@ def test_openvino_has_the_cores_to_itself(monkeypatch):
         engine = Engine(make_model(), "cpu", "float32")
         with torch.inference_mode(), engine.one_torch_thread():
             assert torch.get_num_threads() == 1
-            (request,) = engine._current()._requests.values()  # type: ignore[attr-defined]
+            (request,) = engine._current()._free.get().values()  # type: ignore[attr-defined]
             assert request.get_compiled_model().get_property("INFERENCE_NUM_THREADS") == 2
         assert torch.get_num_threads() == 2
         with engine.one_torch_thread():  # in training torch computes
@@ -381,6 +381,33 @@ def a_reading(n_windows: int, n_pieces: int) -> Reading:
     )
 
 
+@pytest.mark.parametrize("precision", engine_module.PRECISIONS)
+def test_lanes_change_nothing(reader, monkeypatch, precision):
+    """Batches side by side, each on a core of its own, give the same bits."""
+    monkeypatch.setattr(engine_module, "LANE_BATCH", 100)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    engine = Engine(reader.model, "cpu", precision)
+    monkeypatch.setattr(reader, "engine", engine)
+    reading = a_reading(100, 30)
+    with torch.inference_mode():
+        assert engine.lanes(3 * 4 * 100) == 3
+        assert engine.lanes(3 * 4 * 100 - 1) == 1
+        beside = reader.read(reading, [States(), ClsStates()])
+        assert list(engine._annotators) == [3]
+        monkeypatch.setattr(Engine, "lanes", lambda self, n_pieces: 1)
+        after_another = reader.read(reading, [States(), ClsStates()])
+    for ours, theirs in zip(beside, after_another):
+        assert torch.equal(ours, theirs)
+
+
+def test_training_and_torch_have_one_lane(reader, monkeypatch):
+    assert Engine(reader.model, "cpu", "float32").lanes(10**9) == 1  # gradients are enabled
+    without_openvino(monkeypatch)
+    with torch.inference_mode():
+        assert Engine(reader.model, "cpu", "float32").lanes(10**9) == 1
+
+
 class Crowded:
     """An executor with memory for so many pieces."""
 
@@ -413,7 +440,7 @@ def test_batches_that_do_not_fit_are_halved(reader, monkeypatch, caplog, error):
         expected = reader.read(reading, readouts)
     engine = Engine(reader.model, "cpu", "float32", batch_pieces=1600)
     crowded = Crowded(engine._trainer, 450, error)
-    monkeypatch.setattr(engine, "_current", lambda: crowded)
+    monkeypatch.setattr(engine, "_current", lambda lanes: crowded)
     monkeypatch.setattr(reader, "engine", engine)
     with torch.inference_mode():
         found = reader.read(reading, readouts)
@@ -430,7 +457,7 @@ def test_batches_that_do_not_fit_are_halved(reader, monkeypatch, caplog, error):
 def test_a_window_that_does_not_fit_is_an_error(reader, monkeypatch):
     engine = Engine(reader.model, "cpu", "float32")
     crowded = Crowded(engine._trainer, 31, OUT_OF_MEMORY[0])
-    monkeypatch.setattr(engine, "_current", lambda: crowded)
+    monkeypatch.setattr(engine, "_current", lambda lanes: crowded)
     monkeypatch.setattr(reader, "engine", engine)
     with (
         torch.inference_mode(),
@@ -442,7 +469,7 @@ def test_a_window_that_does_not_fit_is_an_error(reader, monkeypatch):
 def test_other_errors_are_not_taken_for_a_lack_of_memory(reader, monkeypatch):
     engine = Engine(reader.model, "cpu", "float32")
     crowded = Crowded(engine._trainer, 31, RuntimeError("device-side assert triggered"))
-    monkeypatch.setattr(engine, "_current", lambda: crowded)
+    monkeypatch.setattr(engine, "_current", lambda lanes: crowded)
     monkeypatch.setattr(reader, "engine", engine)
     with torch.inference_mode(), pytest.raises(RuntimeError, match="device-side"):
         reader.read(a_reading(3, 30), [States()])

@@ -1,3 +1,4 @@
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,14 @@ class OpenVinoExecutor(Executor):
     #: fewer shapes to prepare for.
     aligned = 16
 
-    def __init__(self, model: Albert, precision: str, threads: int):
+    def __init__(self, model: Albert, precision: str, threads: int, lanes: int = 1):
         """Compile the layers of a model.
 
         model (Albert): The encoder, in float32 on the CPU.
         precision (str): "float32", "bfloat16" or "int8".
         threads (int): How many threads to use.
+        lanes (int): How many batches may be computed at a time, in Python threads of their own;
+            they share the threads.
         """
         import openvino
 
@@ -41,19 +44,23 @@ class OpenVinoExecutor(Executor):
         core = openvino.Core()
         # Workers share a machine: pinned to cores, all would be on the same ones
         settings: dict[str, Any] = {
-            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": lanes,
             "INFERENCE_NUM_THREADS": threads,
             "ENABLE_CPU_PINNING": False,
             "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else "bf16",
         }
         if precision == "int8":
             settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(model.config.hidden_size)
-        self._requests = {
+        compiled = {
             layer: core.compile_model(
                 layer_graph(layer, model.config.hidden_act, precision == "int8"), "CPU", settings
-            ).create_infer_request()
+            )
             for layer in dict.fromkeys(model.layers_by_depth())
         }
+        #: For each lane that is free, what runs each layer.
+        self._free: SimpleQueue[dict[Layer, Any]] = SimpleQueue()
+        for _ in range(lanes):
+            self._free.put({layer: made.create_infer_request() for layer, made in compiled.items()})
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         n_more = -len(ids) % self.aligned
@@ -70,16 +77,20 @@ class OpenVinoExecutor(Executor):
         grid[places] = np.arange(P)
         unseen = np.arange(S) >= lengths[:, None]  # (B, S)
         mask = np.where(unseen, np.float32(-1e9), np.float32(0))[:, None, None]  # (B, 1, 1, S)
-        for request in self._requests.values():
-            for number, array in enumerate((mask, grid.reshape(B, S), rows), start=1):
-                request.set_input_tensor(number, self._tensor(array))
         now, then = hidden.numpy(), np.empty((N, H), dtype=np.float32)
-        for layer in self.model.layers_by_depth():
-            request = self._requests[layer]
-            request.set_input_tensor(0, self._tensor(now, shared_memory=True))
-            request.set_output_tensor(0, self._tensor(then, shared_memory=True))
-            request.infer()
-            now, then = then, now
+        requests = self._free.get()
+        try:
+            for request in requests.values():
+                for number, array in enumerate((mask, grid.reshape(B, S), rows), start=1):
+                    request.set_input_tensor(number, self._tensor(array))
+            for layer in self.model.layers_by_depth():
+                request = requests[layer]
+                request.set_input_tensor(0, self._tensor(now, shared_memory=True))
+                request.set_output_tensor(0, self._tensor(then, shared_memory=True))
+                request.infer()
+                now, then = then, now
+        finally:
+            self._free.put(requests)
         return torch.from_numpy(now[:P])  # (P, H)
 
 
