@@ -17,7 +17,7 @@ help:
 	@echo "make demo       annotate the sample collection with the embedded pipeline, and show some of it"
 	@echo "make test       run the tests (under 10 minutes on 2 cores)"
 	@echo "make test-slow  run the long tests as well"
-	@echo "make bench      measure speed, memory and agreement beside the peers (about 20 minutes)"
+	@echo "make bench      measure speed, memory and agreement beside the peers (about 12 minutes)"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff put the code in order"
 	@echo "make pipeline   train the embedded pipeline anew (hours; needs the data sets in DATA=$(DATA))"
