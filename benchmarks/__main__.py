@@ -118,7 +118,7 @@ def measure(args: argparse.Namespace, size: Size, folder: Path) -> dict[str, Any
         "texts": describe(read, made["lengths"], shape),
         "errors": errors,
     }
-    sections = plan(args, size, shape)
+    sections = plan(args, size, checkpoint, shape)
 
     def run(name: str) -> None:
         if name not in args.only:
@@ -185,12 +185,13 @@ def describe(read: list[str], lengths: list[int], shape: dict[str, int]) -> dict
 
 
 def plan(
-    args: argparse.Namespace, size: Size, shape: dict[str, int]
+    args: argparse.Namespace, size: Size, checkpoint: Path, shape: dict[str, int]
 ) -> dict[str, tuple[str, dict[str, Any]]]:
     """Say how each section but the contenders is measured.
 
     args (Namespace): From `parse`.
     size (Size): How much to measure.
+    checkpoint (Path): From `checkpoint.make`.
     shape (dict): The fields of AlbertConfig.
     RETURNS (dict): For each section a function of this package and its arguments.
     """
@@ -205,7 +206,10 @@ def plan(
             "memory:short_texts",
             {"path": path, "n_texts": n_short, "n_first": n_short // 10},
         ),
-        "long_text": ("memory:long_text", {"path": path, "n_chars": size.long_chars}),
+        "long_text": (
+            "memory:long_text",
+            {"path": path, "checkpoint": str(checkpoint), "n_chars": size.long_chars},
+        ),
         "startup": ("startup:measure", {"rounds": size.rounds}),
         "agreement": (
             "agreement:measure",

@@ -79,7 +79,7 @@ def _stages(results: dict[str, Any]) -> Iterator[Claim]:
 def _memory(results: dict[str, Any]) -> Iterator[Claim]:
     grown = _ran(results, "memory").get("grown_mb")
     yield Claim("many short texts: MB that memory grows, once settled", 50.0, False, grown)
-    seen = _ran(results, "long_text").get("ratio")
+    seen = _ran(results, "long_text").get("base shape", {}).get("times_windows")
     text = "one long document: cost of a character, in those of texts of one window"
     yield Claim(text, 1.1, False, seen)
 

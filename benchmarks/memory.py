@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from spacy.language import Language
+
 from . import machine, ours, texts
 
 
@@ -36,46 +38,62 @@ def short_texts(path: str, n_texts: int, n_first: int) -> dict[str, Any]:
     }
 
 
-WINDOW = 1800  # characters that fit into one window of 512 pieces
+def long_text(path: str, checkpoint: str, n_chars: int) -> dict[str, Any]:
+    """Read one long document with the trained pipeline, and with one of the base shape.
 
-
-def long_text(path: str, n_chars: int) -> dict[str, Any]:
-    """Read one long document, the same text in texts of one window, and in paragraphs.
-
-    path (str): A trained pipeline.
+    path (str): The trained pipeline.
+    checkpoint (str): The checkpoint of the contenders.
     n_chars (int): Characters of the document.
-    RETURNS (dict): Microseconds a character of each, how many times the long document costs texts
-        of one window, and by how many MB the peak of memory lay over what was resident before.
+    RETURNS (dict): By name of the pipeline, what `one_long_text` returns.
     """
-    nlp = ours.load(Path(path), "auto")
+    return {
+        "trained pipeline": one_long_text(ours.load(Path(path), "auto"), n_chars),
+        "base shape": one_long_text(
+            ours.pipeline(Path(checkpoint), "auto", ["ner", "textcat"]), n_chars
+        ),
+    }
+
+
+def one_long_text(nlp: Language, n_chars: int) -> dict[str, Any]:
+    """Compare a long document with parts of it, as texts that fill a window, and as paragraphs.
+
+    nlp (Language): The pipeline.
+    n_chars (int): Characters of the document.
+    RETURNS (dict): Microseconds a character of each; how many times the long document costs the
+        others; its windows; and by how many MB the peak of memory lay over what was resident
+        before, when the document was made and when it was read.
+    """
     nlp.max_length = n_chars + 1
     text = texts.long_text(n_chars)
-    paragraphs = text.split("\n\n")
-    windows = [""]
-    for paragraph in paragraphs:
-        if len(windows[-1]) + len(paragraph) > WINDOW:
-            windows.append("")
-        windows[-1] += paragraph + "\n\n"
-    kinds = {"paragraphs": paragraphs, "windows": windows, "long": [text]}
-    for some in (
-        paragraphs[: len(paragraphs) // 10],
-        windows[: len(windows) // 10],
-        [text[:200_000]],
-    ):
-        list(nlp.pipe(some))  # each has shapes of its own to prepare for
-    result: dict[str, Any] = {
+    part = text[: n_chars // 10]
+    short = {"paragraphs": part.split("\n\n"), "windows": ours.texts_of_one_window(nlp, part)}
+    for some in short.values():
+        _us_a_char(nlp, some)  # each has shapes of its own to prepare for
+    # Once before and once after the long one: a machine is not always equally fast
+    before = {name: _us_a_char(nlp, some) for name, some in short.items()}
+    gc.collect()
+    machine.reset_peak()
+    resident, started = machine.resident_mb(), time.perf_counter()
+    doc = nlp.make_doc(text)
+    made_mb = machine.peak_mb() - resident
+    for _ in nlp.pipe([doc]):
+        pass
+    long_us = 1e6 * (time.perf_counter() - started) / n_chars
+    result = {
         "chars": n_chars,
-        "texts": {k: len(some) for k, some in kinds.items()},
+        "windows": doc._.n_windows,
+        "us_a_char": long_us,
+        "made_mb": made_mb,
+        "read_mb": machine.peak_mb() - resident,
     }
-    for name, some in kinds.items():
-        gc.collect()
-        machine.reset_peak()
-        resident = machine.resident_mb()
-        before = time.perf_counter()
-        for _ in nlp.pipe(some):
-            pass
-        seconds = time.perf_counter() - before
-        result[f"{name}_us_a_char"] = 1e6 * seconds / sum(map(len, some))
-        result[f"{name}_mb"] = machine.peak_mb() - resident
-    result["ratio"] = result["long_us_a_char"] / result["windows_us_a_char"]
+    for name, some in short.items():
+        result[f"{name}_us_a_char"] = (before[name] + _us_a_char(nlp, some)) / 2
+        result[f"times_{name}"] = long_us / result[f"{name}_us_a_char"]
     return result
+
+
+def _us_a_char(nlp: Language, some: list[str]) -> float:
+    before = time.perf_counter()
+    for _ in nlp.pipe(some):
+        pass
+    return 1e6 * (time.perf_counter() - before) / sum(map(len, some))

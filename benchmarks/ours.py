@@ -3,6 +3,7 @@
 This is the one module here that knows the inside of spacy_albert.
 """
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from spacy_albert.convert import add_head
 from spacy_albert.engine import Engine
 from spacy_albert.heads import TextHead, TokenHead
 from spacy_albert.reader import Reader
+from spacy_albert.reading import first_entries
 
 from .peers import Prepare, Run
 
@@ -106,6 +108,23 @@ def reader(nlp: Language) -> Reader:
     """RETURNS (Reader): The reader in the encoder of a pipeline."""
     encoder: Any = next(p for n, p in nlp.pipeline if nlp.get_pipe_meta(n).factory == "albert")
     return encoder.model.shims[0].reader
+
+
+def texts_of_one_window(nlp: Language, text: str) -> list[str]:
+    """Cut a text between tokens, so that each part all but fills a window.
+
+    nlp (Language): The pipeline.
+    text (str): The text.
+    RETURNS (list[str]): The parts.
+    """
+    doc, read = nlp.make_doc(text), reader(nlp)
+    reading = read.prepare(layers.texts_of([doc]))
+    first = np.zeros(len(doc), dtype=int)  # piece of each token
+    first[reading.token_counts > 0] = reading.token_pieces[first_entries(reading.token_counts)]
+    # A text of its own may begin with other pieces than in the middle of another one
+    part = np.maximum.accumulate(first) // (read.window - 10)
+    cuts = [0, *(np.flatnonzero(np.diff(part)) + 1).tolist(), len(doc)]
+    return [doc[start:stop].text_with_ws for start, stop in pairwise(cuts)]
 
 
 def padding(nlp: Language, texts: list[str]) -> dict[str, float]:

@@ -145,11 +145,11 @@ def _memory(results: dict[str, Any]) -> list[str]:
 
 
 def _long_text(results: dict[str, Any]) -> list[str]:
-    m = results["long_text"]
     return [
-        f"{m['chars']} characters in {n} {'text' if n == 1 else 'texts'}: "
-        f"{m[f'{kind}_us_a_char']:.2f} µs each, {m[f'{kind}_mb']:.0f} MB on top"
-        for kind, n in m["texts"].items()
+        f"{m['chars']} characters in one document, {name}: {m['us_a_char']:.2f} µs each, "
+        f"{m['times_windows']:.2f} times texts of one window, {m['times_paragraphs']:.2f} times "
+        f"paragraphs; {m['read_mb']:.0f} MB on top ({m['made_mb']:.0f} to make spaCy's document)"
+        for name, m in results["long_text"].items()
     ]
 
 

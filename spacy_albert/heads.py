@@ -7,6 +7,7 @@ encoder is computing. `pool` makes rows of tokens, or of documents, once all bat
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .modeling import ClassifierHead
@@ -42,7 +43,7 @@ class TokenHead(nn.Module):
         """(P, K) logits of pieces -> (T, K) logits of tokens, NaN for tokens without pieces."""
         tokens = pool_tokens(rows, reading, self.pooling)
         unread = to_device(reading.token_counts == 0, rows.device)[:, None]  # (T, 1)
-        return tokens.masked_fill(unread, torch.nan)
+        return tokens.masked_fill_(unread, torch.nan)
 
     def split(self, rows: Tensor, reading: Reading) -> list[Tensor]:
         """(T, K) -> (T, K) for each document."""
@@ -136,16 +137,13 @@ def pool_tokens(rows: Tensor, reading: Reading, how: str) -> Tensor:
     how (str): "first" or "mean".
     RETURNS (Tensor): (T, K), one row a token; zeros for a token without pieces.
     """
-    counts = reading.token_counts
-    tokens = rows.new_zeros(len(counts), rows.shape[1])
+    pieces, counts = reading.token_pieces, reading.token_counts
     if how == "first":
-        firsts = to_device(reading.token_pieces[first_entries(counts)], rows.device)
-        seen = to_device(np.flatnonzero(counts), rows.device)
-        return tokens.index_copy(0, seen, rows.index_select(0, firsts))
-    pieces = to_device(reading.token_pieces, rows.device)  # (A,)
-    owners = to_device(np.repeat(np.arange(len(counts)), counts), rows.device)  # (A,)
-    sums = tokens.index_add(0, owners, rows.index_select(0, pieces))  # (T, K)
-    return sums / to_device(np.maximum(counts, 1), rows.device)[:, None]
+        pieces, counts = pieces[first_entries(counts)], np.minimum(counts, 1)
+    bags = to_device(
+        np.cumsum(counts) - counts, rows.device
+    )  # (T,) where each token's pieces begin
+    return F.embedding_bag(to_device(pieces, rows.device), rows, bags, mode="mean")  # (T, K)
 
 
 def widen(layer: ClassifierHead, n_classes: int) -> ClassifierHead:

@@ -5,6 +5,7 @@ every batch of states while it is there, and keeps a few numbers a piece. So a d
 length costs memory for its labels, not for its states, and a second head costs next to nothing.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -120,21 +121,22 @@ class Reader:
         def read(windows: np.ndarray) -> list[tuple[Batch, list[Tensor]]]:
             return list(self._read_windows(reading, windows, readouts, lanes))
 
-        with self.engine.one_torch_thread(lanes):
-            if lanes == 1:
-                parts = list(map(read, ahead))
-            else:
-                with ThreadPoolExecutor(lanes) as pool:
-                    parts = list(pool.map(torch.inference_mode()(read), ahead))
-        done, answers = zip(*chain.from_iterable(parts))
-        where = {
-            "pieces": places([batch.owned for batch in done], self.engine.device),
-            "windows": places([batch.windows for batch in done], self.engine.device),
-        }
-        return [
-            torch.cat(rows).index_select(0, where[readout.unit])
-            for rows, readout in zip(zip(*answers), readouts)
-        ]
+        sizes = {"pieces": len(reading.ids), "windows": len(lengths)}
+        answers: list[Tensor] = []
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.engine.one_torch_thread(lanes))
+            parts: Iterator[list[tuple[Batch, list[Tensor]]]] = map(read, ahead)
+            if lanes > 1:
+                pool = stack.enter_context(ThreadPoolExecutor(lanes))
+                parts = pool.map(torch.inference_mode()(read), ahead)
+            for batch, found in chain.from_iterable(parts):
+                # Each batch at once to its place, as a long text has many
+                where = {"pieces": batch.owned, "windows": batch.windows}
+                for i, (readout, rows) in enumerate(zip(readouts, found)):
+                    if i == len(answers):
+                        answers.append(rows.new_empty(sizes[readout.unit], rows.shape[1]))
+                    answers[i].index_copy_(0, to_device(where[readout.unit], rows.device), rows)
+        return answers
 
     def _read_windows(
         self, reading: Reading, windows: np.ndarray, readouts: Sequence[Readout], lanes: int
@@ -177,16 +179,3 @@ class Reader:
             for unit, rows in (("pieces", batch.owned_rows), ("windows", batch.cls_rows))
         }
         return [readout(seen[readout.unit]) for readout in readouts]
-
-
-def places(units: Sequence[np.ndarray], device: torch.device) -> Tensor:
-    """Say where in the batches each unit of a reading was.
-
-    units (Sequence[np.ndarray]): The numbers of the units in each batch, all of 0 to N - 1.
-    device (torch.device): Where the answer is needed.
-    RETURNS (Tensor): For each number its row in the concatenated batches, (N,).
-    """
-    numbers = np.concatenate(units)
-    rows = np.empty(len(numbers), dtype=np.int64)
-    rows[numbers] = np.arange(len(numbers))
-    return to_device(rows, device)

@@ -170,25 +170,28 @@ class Tagset:
             before[firsts] = self.outside  # texts begin and end outside
             return matrix[before, tags]
 
-        def chain(docs: np.ndarray, plus: np.ufunc) -> tuple[np.ndarray, Chain]:
-            tokens = np.flatnonzero(np.repeat(docs, np.diff(edges)))
-            return tokens, Chain(self, logits[tokens], blocked[tokens], is_last[tokens], plus)
+        def tokens_of(docs: np.ndarray) -> np.ndarray:
+            return np.flatnonzero(np.repeat(docs, np.diff(edges)))
+
+        def chain(tokens: np.ndarray, plus: np.ufunc) -> Chain:
+            return Chain(self, logits[tokens], blocked[tokens], is_last[tokens], plus)
 
         tags = logits.argmax(axis=1)  # (T,)
         tags[blocked] = self.outside
         fits = with_previous(tags, self.allowed) & (self.allowed[tags, self.outside] | ~is_last)
         valid = np.logical_and.reduceat(fits, firsts)  # (D,)
         if not valid.all():
-            tokens, taggings = chain(~valid, np.maximum)
-            tags[tokens] = taggings.best(tags[tokens])
+            tokens = tokens_of(~valid)
+            tags[tokens] = chain(tokens, np.maximum).best(tags[tokens])
         inside, goes_on = self.label_of[tags] >= 0, with_previous(tags, self.continues)
         starts = inside & ~goes_on
         if not starts.any():
             return no_entities()
         first = np.flatnonzero(starts)
         last = np.flatnonzero(inside & ~np.append(goes_on[1:], False))
-        tokens, taggings = chain(np.logical_or.reduceat(starts, firsts), np.add)
-        scores = taggings.shares(tags[tokens], *np.searchsorted(tokens, [first, last]))
+        tokens = tokens_of(np.logical_or.reduceat(starts, firsts))
+        within = np.searchsorted(tokens, [first, last])
+        scores = chain(tokens, np.add).shares(tags[tokens], *within)
         return Entities(first, last + 1, self.label_of[tags[first]], scores)
 
     def encode(self, tags: Sequence[str | None], readable: np.ndarray) -> np.ndarray:
@@ -303,9 +306,10 @@ class Chain:
         """
         before, _ = self._ratios(self.into, self.out, 1)
         into_0 = np.concatenate([self.closed, self.out * before[:-1]], axis=1)  # (N, 1 + L, R)
-        label = 1 + np.arange(before.shape[1])[:, None]
+        label = np.arange(1, 1 + before.shape[1], dtype=np.int32)[:, None]
         into_label = np.where(self.stay * before[:-1] > self.into, label, 0)  # (N, L, R)
-        sources = np.concatenate([into_0.argmax(axis=1, keepdims=True), into_label], axis=1)
+        into_0 = into_0.argmax(axis=1, keepdims=True).astype(label.dtype)
+        sources = np.concatenate([into_0, into_label], axis=1)
         states = np.zeros((self.length + 1, 1, before.shape[2]), dtype=np.int64)
 
         def run(rows: Any, n_last: int) -> None:

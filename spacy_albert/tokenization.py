@@ -164,7 +164,7 @@ class SentencePieceTokenizer(Tokenizer):
         self._known = np.zeros(sys.maxunicode + 1, dtype=bool)
         self._known[[ord(" "), *map(ord, alphabet)]] = True
         keeps_ascii = spm.Normalize(_ASCII) == _BLANK + _ASCII
-        self._plain = re.compile(r"[ -~]*" if keeps_ascii else r"")
+        self._rewritable = re.compile(r"[^ -~]" if keeps_ascii else r"[^ ]")
 
     def __call__(self, texts: Sequence[str]) -> Pieces:
         begins = np.cumsum([1, *(len(text) + 1 for text in texts)], dtype=np.int32)  # (D + 1,)
@@ -205,7 +205,9 @@ class SentencePieceTokenizer(Tokenizer):
         )
 
     def _normalize(self, row: Row, edges: list[int], cleans: list[str]) -> Row:
-        """Do what SentencePiece does to texts before it divides them.
+        """Do what SentencePiece does to texts before it divides them, but for how many blanks.
+
+        It goes word by word where it changes anything: a long text asks for places by the million.
 
         row (Row): Texts from `_clean`.
         edges (list[int]): Where each begins there.
@@ -214,14 +216,22 @@ class SentencePieceTokenizer(Tokenizer):
         """
         normalize = self._processor.Normalize
         parts, done = [], 0
-        for start, clean in zip(edges, cleans):
-            if self._plain.fullmatch(clean):
+        for edge, clean in zip(edges, cleans):
+            found = self._rewritable.search(clean)
+            if not found or normalize(clean) == _BLANK + clean.replace(" ", _BLANK):
                 continue
-            if normalize(clean) != _BLANK + clean.replace(" ", _BLANK):
-                normal, sources = normalize(clean, with_offsets=True)
-                parts.append((row.codes[done:start], row.origins[done:start]))
-                parts.append((code_points(normal + _BLANK), row.origins[start + np.array(sources)]))
-                done = start + len(clean)
+            while found:
+                start = clean.rfind(" ", 0, found.start()) + 1
+                stop = clean.find(" ", start) % (len(clean) + 1)  # the end if there is no other
+                word = clean[start:stop]
+                if normalize(word) != _BLANK + word:
+                    normal, sources = normalize(word, with_offsets=True)
+                    first = edge + start
+                    parts.append((row.codes[done:first], row.origins[done:first]))
+                    origins = row.origins[first + np.array(sources)]
+                    parts.append((code_points(normal + _BLANK), origins))
+                    done = edge + stop
+                found = self._rewritable.search(clean, stop)
         parts.append((row.codes[done:], row.origins[done:]))
         return Row(*map(np.concatenate, zip(*parts)))
 

@@ -58,10 +58,9 @@ class AlbertNER(AlbertHead):
         RETURNS (list[list[Entity]]): The entities of each.
         """
         docs = list(docs)
-        answers = self.answers(docs)
-        if not answers:
+        if not docs:
             return []
-        logits = torch.cat(answers).numpy()  # (T, K): of all documents, one after the other
+        logits = torch.cat(self.answers(docs)).numpy()  # (T, K): one document after the other
         edges = np.cumsum([0, *map(len, docs)])  # (D + 1,)
         preset = np.zeros(len(logits), dtype=bool)
         for doc, edge in zip(docs, edges):
