@@ -1,4 +1,4 @@
-# make demo · make test · make bench · make lint: each makes its own environment first.
+# make demo · make test · make faults · make bench · make lint: each makes its own environment first.
 # Python 3.10 or later; another one: make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -11,13 +11,14 @@ DEMO ?= demo_output
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-slow bench lint format pipeline clean
+.PHONY: help demo test test-slow faults bench lint format pipeline clean
 
 help:
 	@echo "make demo       annotate the sample collection with the embedded pipeline, and show some of it"
 	@echo "make test       run the tests (under 10 minutes on 2 cores)"
 	@echo "make test-slow  run the long tests as well"
-	@echo "make bench      measure speed, memory and agreement beside the peers (about 12 minutes)"
+	@echo "make faults     50 jobs in which something goes wrong: is every row there? (about 25 minutes)"
+	@echo "make bench      measure speed, memory and agreement beside the peers (about 25 minutes)"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff put the code in order"
 	@echo "make pipeline   train the embedded pipeline anew (hours; needs the data sets in DATA=$(DATA))"
@@ -42,6 +43,9 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+faults: $(READY)
+	$(BIN)/python -m tests.faults --rounds 50
 
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"

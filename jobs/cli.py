@@ -1,4 +1,4 @@
-"""The commands `annotate` and `show` of `python -m spacy albert`."""
+"""The commands `annotate`, `show`, `verify` and `report` of `python -m spacy albert`."""
 
 from pathlib import Path
 from typing import NoReturn, Optional
@@ -6,6 +6,8 @@ from typing import NoReturn, Optional
 import typer
 
 from spacy_albert.cli import albert_cli
+
+from .errors import KINDS
 
 
 @albert_cli.command("annotate")
@@ -22,6 +24,12 @@ def annotate_cli(
     keep: Optional[str] = typer.Option(
         None, "--keep", "-k", help="Columns to keep, such as id,title; '' for none. Default: all."
     ),
+    partition_by: str = typer.Option(
+        "",
+        "--partition-by",
+        "-p",
+        help="Kept columns by whose values the output is divided into folders: lang=en/, lang=fr/.",
+    ),
     limit: Optional[int] = typer.Option(
         None, "--limit", "-n", help="Annotate only the first so many rows."
     ),
@@ -31,8 +39,24 @@ def annotate_cli(
     overwrite: bool = typer.Option(
         False, "--overwrite", "-F", help="Remove what an earlier job wrote to OUTPUT, begin again."
     ),
+    allow: list[str] = typer.Option(
+        [],
+        "--allow",
+        metavar="KIND",
+        help="Go on with an earlier job although something differs (may be given several times): "
+        + "; ".join(f"{kind}: {what}" for kind, what in KINDS.items())
+        + ".",
+    ),
+    retry_errors: bool = typer.Option(
+        False, "--retry-errors", help="Try rows with errors again; replace just their files."
+    ),
     skip_bad_files: bool = typer.Option(
         False, "--skip-bad-files", help="Leave out files that cannot be read or have no texts."
+    ),
+    excerpts: bool = typer.Option(
+        True,
+        "--excerpts/--no-excerpts",
+        help="Write the beginning of each text with an error to _errors.jsonl.",
     ),
     code: Optional[Path] = typer.Option(
         None, "--code", "-c", help="Python file that registers components of your own."
@@ -44,13 +68,24 @@ def annotate_cli(
         "but 1 to 64 MiB.",
     ),
     workers: Optional[int] = typer.Option(
-        None, "--workers", "-w", help="Pipelines that work at once. Default: as many as fit."
+        None,
+        "--workers",
+        "-w",
+        help="Pipelines that work at once, at most: on a cluster that grows, more than fit at "
+        "first. Default: as many as fit.",
     ),
     cpus_per_worker: int = typer.Option(
         1, "--cpus-per-worker", help="CPUs, and so threads, of each worker."
     ),
-    gpus_per_worker: float = typer.Option(
-        0.0, "--gpus-per-worker", help="Share of a GPU that each worker has."
+    gpus_per_worker: Optional[float] = typer.Option(
+        None,
+        "--gpus-per-worker",
+        help="Share of a GPU that each worker has; 0 for none. Default: what suits the GPUs.",
+    ),
+    stall_minutes: float = typer.Option(
+        60.0,
+        "--stall-minutes",
+        help="A worker that finishes no batch of rows for so long is ended, as if it had died.",
     ),
     address: Optional[str] = typer.Option(
         None,
@@ -80,15 +115,20 @@ def annotate_cli(
             output,
             text_column=text_column,
             keep=None if keep is None else [name for name in keep.split(",") if name],
+            partition_by=[name for name in partition_by.split(",") if name],
             max_chars=max_chars,
             limit=limit,
             overwrite=overwrite,
+            allow=allow,
+            retry_errors=retry_errors,
             skip_bad_files=skip_bad_files,
+            excerpts=excerpts,
             code=code,
             shard_bytes=shard_bytes,
             workers=workers,
             cpus_per_worker=cpus_per_worker,
             gpus_per_worker=gpus_per_worker,
+            stall_minutes=stall_minutes,
             address=address,
             quiet=quiet,
         )
@@ -121,6 +161,63 @@ def show_cli(
         show(output, number, text_column)
     except JobError as error:
         fail(str(error))
+
+
+@albert_cli.command("verify")
+def verify_cli(
+    output: str = typer.Argument(..., help="Folder that annotate has written."),
+    input: Optional[str] = typer.Argument(
+        None, help="What it was made from: then rows are compared with those of the input, too."
+    ),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="Print nothing but findings."),
+) -> None:
+    """
+    Check an output folder: that every row is there once, in order, as it was written.
+
+    Ends with 1 if anything is missing, damaged, foreign or edited, and names it.
+    """
+    from .errors import JobError
+
+    try:
+        from . import verify
+        from .progress import counting
+
+        with counting("shards", quiet) as show:
+            findings = verify(output, input, show=show)
+    except JobError as error:
+        fail(str(error))
+    for finding in findings:
+        typer.secho(f"✘ {finding}", fg="red")
+    if findings:
+        raise typer.Exit(1)
+    if not quiet:
+        typer.secho(f"✔ {output} is what annotate has written", fg="green")
+
+
+@albert_cli.command("report")
+def report_cli(
+    output: str = typer.Argument(..., help="Folder that annotate has written."),
+    to: Optional[Path] = typer.Option(
+        None, "--to", "-o", help="Where to write the page. Default: _report.html in the folder."
+    ),
+    samples: int = typer.Option(12, "--samples", "-n", help="Documents to show."),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="Print nothing but errors."),
+) -> None:
+    """
+    Write one HTML page about an output folder: what was found, how sure, what went wrong.
+    """
+    from .errors import JobError
+
+    try:
+        from . import report
+        from .progress import counting
+
+        with counting("rows", quiet) as show:
+            page = report(output, to=to, samples=samples, show=show)
+    except JobError as error:
+        fail(str(error))
+    if not quiet:
+        typer.echo(page)
 
 
 def fail(message: str, code: int = 1) -> NoReturn:

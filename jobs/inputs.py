@@ -15,14 +15,17 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow.fs import FileInfo, FileSelector, FileType
+from pyarrow.fs import FileInfo, FileType
 
 from .errors import JobError
-from .storage import Folder
+from .storage import Folder, refusal, shown
 
+#: How Hive spells a null in the name of a folder.
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 SUFFIXES = (".parquet", ".parq", ".pq")
 READERS = 16
 
@@ -43,6 +46,7 @@ class InputFile:
     size: int
     row_groups: tuple[RowGroup, ...]
     schema: pa.Schema
+    changed: int | None = None  # nanoseconds, where the filesystem knows
 
     @property
     def rows(self) -> int:
@@ -80,7 +84,9 @@ class Selection:
         parts = self.relative(path).split("/")
         if self.pattern[-1] == "**" and not parts[-1].lower().endswith(SUFFIXES):
             return False
-        return not any(part[0] in "._" for part in parts) and matches(parts, self.pattern)
+        return not any(part.startswith((".", "_")) for part in parts) and matches(
+            parts, self.pattern
+        )
 
 
 def matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
@@ -118,18 +124,22 @@ def select(where: str | Path) -> Selection:
         pattern = tuple(path[stem:].split("/"))
         path = path[:stem] or "."
     root = Folder.at(path + query)
-    kind = root.info().type
-    if kind == FileType.File:
-        parent, _, name = root.path.rpartition("/")
-        return Selection(Folder(root.filesystem, parent), (name,), [root.info()])
-    if kind != FileType.Directory:
-        raise JobError(f"There is nothing at {path}.")
-    recursive = len(pattern) > 1 or pattern == ("**",)
-    listing = root.filesystem.get_file_info(FileSelector(root.path, recursive=recursive))
+    try:
+        info = root.info()
+        if info.type == FileType.File:
+            parent, _, name = root.path.rpartition("/")
+            return Selection(Folder(root.filesystem, parent), (name,), [info])
+        if info.type != FileType.Directory:
+            raise JobError(f"There is nothing at {shown(path)}.")
+        listing = root.entries(recursive=len(pattern) > 1 or pattern == ("**",))
+    except OSError as error:
+        raise refusal(f"Cannot read {shown(path)}", error) from error
     found = Selection(root, pattern, [])
     files = [info for info in listing if info.type == FileType.File and found.takes(info.path)]
     if not files:
-        raise JobError(f"There are no Parquet files at {where}: name a file, a folder or a glob.")
+        raise JobError(
+            f"There are no Parquet files at {shown(str(where))}: name a file, a folder or a glob."
+        )
     return replace(found, files=sorted(files, key=lambda info: info.path.split("/")))
 
 
@@ -158,7 +168,7 @@ def read_footers(selection: Selection, text_column: str) -> tuple[list[InputFile
             group = footer.row_group(number)
             texts = group.column(leaf).total_uncompressed_size
             groups.append(RowGroup(group.num_rows, texts, group.total_byte_size))
-        return InputFile(path, info.size, tuple(groups), schema)
+        return InputFile(path, info.size, tuple(groups), schema, info.mtime_ns)
 
     with ThreadPoolExecutor(READERS) as threads:
         footers = list(threads.map(read, selection.files))
@@ -232,6 +242,8 @@ def kept_columns(files: Sequence[InputFile], keep: Sequence[str] | None) -> list
     for schema, path in examples.items():
         for field in schema:
             found.setdefault(field.name, {}).setdefault(field.type, path)
+    for name, kind in folder_columns(files).items():
+        found.setdefault(name, {}).setdefault(kind, "the names of folders")
     names = list(found) if keep is None else list(keep)
     if missing := [name for name in names if name not in found]:
         raise JobError(
@@ -239,6 +251,39 @@ def kept_columns(files: Sequence[InputFile], keep: Sequence[str] | None) -> list
             f"The columns are {', '.join(found)}."
         )
     return [pa.field(name, common_type(name, found[name])) for name in names]
+
+
+def folder_values(path: str) -> dict[str, str | None]:
+    """Read the values that are in the names of folders, as Hive has them: "lang=en/a.parquet".
+
+    path (str): The path of a file, relative to the collection.
+    RETURNS (dict[str, str | None]): The values by name.
+    """
+    pairs = [folder.split("=", 1) for folder in path.split("/")[:-1] if "=" in folder]
+    return {unquote(name): None if value == HIVE_NULL else unquote(value) for name, value in pairs}
+
+
+def folder_columns(files: Sequence[InputFile]) -> dict[str, pa.DataType]:
+    """Find the columns that the names of folders make for files that do not have them themselves.
+
+    files (Sequence[InputFile]): The files.
+    RETURNS (dict[str, pa.DataType]): Their types by name: integers if all values are.
+    """
+    values: dict[str, set[str]] = {}
+    for file in files:
+        for name, value in folder_values(file.path).items():
+            if file.schema.get_field_index(name) < 0:
+                values.setdefault(name, set()).update([] if value is None else [value])
+    return {
+        name: pa.int64() if found and all(map(is_integer, found)) else pa.string()
+        for name, found in values.items()
+    }
+
+
+def is_integer(value: str) -> bool:
+    """Whether a text is how an integer of 64 bits is written."""
+    written = re.fullmatch("0|-?[1-9][0-9]{0,18}", value)
+    return bool(written) and -(2**63) <= int(value) < 2**63
 
 
 def common_type(name: str, types: dict[pa.DataType, str]) -> pa.DataType:

@@ -1,11 +1,13 @@
-"""Ray: a pool of workers, each with a pipeline of its own, and how far they are."""
+"""Ray: workers on one machine or on many, and a board that knows what each of them does."""
 
 import contextlib
-import json
+import errno
 import logging
 import os
 import secrets
 import shutil
+import signal
+import socket
 import tempfile
 import threading
 import time
@@ -15,82 +17,277 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import JobError, missing_extra
 from .plan import Shard
+from .schedule import Event, Schedule
 
 if TYPE_CHECKING:
-    from .worker import Job
+    from .worker import Attempt, Job
 
-#: How long the first workers may take to start and load the pipeline.
+#: How long the first worker may take to start and load the pipeline.
 START_SECONDS = 600
 POLL_SECONDS = 0.5
+#: For how long what the board said is believed.
+STALE_SECONDS = 10
+#: How long a cluster may take to answer.
+ANSWER_SECONDS = 10
+#: Workers that share a GPU, at most, and the memory that each of them needs of it.
+PER_GPU, GPU_BYTES = 8, 6 << 30
+#: What a machine says that has no room on its disk, or does not let anybody write there.
+LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class Resources(NamedTuple):
     """What a job runs on.
 
     address (str | None): A Ray cluster; None for one of the job's own, unless RAY_ADDRESS is set.
-    workers (int | None): How many pipelines work at once; None for as many as fit.
+    workers (int | None): How many pipelines work at once, at most; None for as many as fit.
     cpus (int): The CPUs, and so the threads, of a worker.
-    gpus (float): The share of a GPU that a worker has.
+    gpus (float | None): The share of a GPU that a worker has; None for what suits the GPUs of the
+        cluster, if there are any.
+    stall_seconds (float): A worker of which nothing is heard for so long is taken to hang.
     """
 
     address: str | None = None
     workers: int | None = None
     cpus: int = 1
-    gpus: float = 0
+    gpus: float | None = None
+    stall_seconds: float = 3600
 
 
-class Counts:
-    """An actor that knows how far the workers are."""
+class WorkerState(NamedTuple):
+    """What a worker does: its machine, the shard it has and how many rows of it are done."""
+
+    where: str
+    shard: str
+    rows: int
+
+
+class View(NamedTuple):
+    """How far a run is: rows, words and errors so far, the seconds since the first worker was
+    ready, and what the workers do."""
+
+    rows: int = 0
+    words: int = 0
+    errors: int = 0
+    seconds: float = 0.0
+    workers: tuple[WorkerState, ...] = ()
+
+
+class Board:
+    """An actor that workers tell what they do."""
 
     def __init__(self) -> None:
-        self.shards: dict[str, tuple[int, ...]] = {}
-        self.total: tuple[int, ...] = (0, 0, 0)
+        self.shards: dict[str, tuple[int, int, int]] = {}
+        self.total = (0, 0, 0)
+        self.marks: dict[str, tuple[int, int]] = {}
+        self.heard: dict[str, float] = {}
+        self.doing: dict[int, tuple[str, str]] = {}
         self.began: float | None = None
 
-    def begin(self) -> None:
-        """Start the clock, when the first worker has loaded its pipeline."""
+    def begin(self, worker: int, where: str) -> None:
+        """Know a worker, which has loaded its pipeline. The first one starts the clock."""
         self.began = self.began or time.monotonic()
+        self.doing[worker] = where, ""
 
-    def set(self, shard: str, *counts: int) -> None:
-        """Take the rows, words and errors of a shard so far. A shard that is begun again, after
-        its worker died, counts once."""
-        before = self.shards.get(shard, (0, 0, 0))
-        self.total = tuple(t + c - b for t, c, b in zip(self.total, counts, before))
+    def take(self, worker: int, shard: str) -> None:
+        """Know that a worker begins with a shard, or with none. What others did of it does not
+        count.
+        """
+        self.doing[worker] = self.doing[worker][0], shard
+        if shard:
+            self.marks.pop(shard, None)
+            self.set(shard, 0, 0, 0)
+
+    def set(self, shard: str, rows: int, words: int, errors: int) -> None:
+        """Know how many rows, words and errors of a shard are done."""
+        counts, before = (rows, words, errors), self.shards.get(shard, (0, 0, 0))
+        first, second, third = (t + c - b for t, c, b in zip(self.total, counts, before))
+        self.total = first, second, third
         self.shards[shard] = counts
+        self.heard[shard] = time.monotonic()
 
-    def get(self) -> tuple[float, ...]:
-        """Tell the rows, words, errors and seconds so far."""
-        return (*self.total, time.monotonic() - self.began if self.began else 0.0)
+    def mark(self, shard: str, first: int, last: int) -> None:
+        """Know which rows are going to be read."""
+        self.marks[shard] = first, last
+        self.heard[shard] = time.monotonic()
+
+    def gone(self, worker: int) -> None:
+        """Forget a worker."""
+        self.doing.pop(worker, None)
+
+    def marked(self, shard: str) -> tuple[int, int] | None:
+        """Tell which rows were going to be read last."""
+        return self.marks.get(shard)
+
+    def get(self) -> tuple[View, dict[str, float]]:
+        """Tell how far the run is, and how many seconds ago each shard at work was heard of."""
+        now = time.monotonic()
+        seconds = now - self.began if self.began else 0.0
+        states = tuple(
+            WorkerState(where, shard, self.shards.get(shard, (0,))[0])
+            for where, shard in self.doing.values()
+        )
+        ages = {s: now - self.heard[s] for _, s in self.doing.values() if s in self.heard}
+        return View(*self.total, seconds, states), ages
 
 
-class Worker:
-    """An actor of the pool: an annotator that says of each shard what went wrong, if anything.
+class RayWorker:
+    """An actor of the pool: a worker that says of each shard what went wrong, if anything.
 
+    number (int): Its number.
     threads (int): The threads that it may use.
-    counts (Any): The handle of the `Counts` actor.
+    board (Any): The handle of the `Board` actor.
     job (Job): The job.
     """
 
-    def __init__(self, threads: int, counts: Any, job: "Job") -> None:
+    def __init__(self, number: int, threads: int, board: Any, job: "Job") -> None:
+        import ray
+
+        context = ray.get_runtime_context()
+        gpus = context.get_accelerator_ids().get("GPU", [])
+        if not gpus:  # what the machine has belongs to others
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         with contextlib.suppress(ImportError):
             import torch
 
             torch.set_num_threads(threads)
-        from .worker import Annotator
+        from .metrics import counters
+        from .worker import Worker
 
-        self.annotator = Annotator(job, report=counts.set.remote)
-        counts.begin.remote()
+        count = counters(labels(job))
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        return {"answer": [self.answer(Shard.from_json(json.loads(s))) for s in batch["shard"]]}
+        def report(shard: str, rows: int, words: int, errors: int) -> None:
+            board.set.remote(shard, rows, words, errors)
+            count(shard, rows, words, errors)
 
-    def answer(self, shard: Shard) -> str:
-        error = None
+        def mark(shard: str, first: int, last: int) -> None:
+            ray.get(board.mark.remote(shard, first, last))  # known, before it may be too late
+
+        self.number, self.board = number, board
+        self.worker = Worker(job, report, mark)
+        where = f"{ray.util.get_node_ip_address()}:{os.getpid()}"
+        board.begin.remote(number, where + (f" GPU {gpus[0]}" if gpus else ""))
+
+    def ready(self) -> None:
+        """Answer when the pipeline has been loaded."""
+
+    def annotate(self, shard: Shard, attempt: "Attempt") -> tuple[str, bool] | None:
+        """Annotate a shard.
+
+        shard (Shard): The shard.
+        attempt (Attempt): How.
+        RETURNS (tuple[str, bool] | None): What went wrong, if anything, and whether it would go
+            wrong for everybody else, too.
+        """
+        self.board.take.remote(self.number, shard.name)
         try:
-            self.annotator.annotate(shard)
+            self.worker.annotate(shard, attempt)
         except Exception as failure:  # the other shards go on
-            error = f"{type(failure).__name__}: {failure}"
-        return json.dumps([shard.name, error])
+            lasting = isinstance(failure, OSError) and failure.errno in LASTING
+            return f"{type(failure).__name__}: {failure}", lasting
+        finally:
+            self.board.take.remote(self.number, "")
+        return None
+
+
+class RayPool:
+    """Workers as Ray actors."""
+
+    def __init__(self, job: "Job", cpus: int, gpus: float) -> None:
+        import ray
+
+        self.ray = ray
+        self.job, self.cpus, self.gpus = ray.put(job), cpus, gpus
+        self.board: Any = ray.remote(num_cpus=0)(Board).remote()
+        self.actors: dict[int, Any] = {}
+        self.awaited: dict[Any, tuple[int, str]] = {}  # by what Ray will answer with
+        self.number = 0
+        self.ages: dict[str, tuple[float, float]] = {}
+        self.looked = self.clock()
+
+    def start(self) -> int:
+        self.number += 1
+        actor: Any = self.ray.remote(RayWorker)
+        self.actors[self.number] = actor = actor.options(
+            num_cpus=self.cpus,
+            num_gpus=self.gpus,
+            max_restarts=0,
+            scheduling_strategy="SPREAD",
+        ).remote(self.number, self.cpus, self.board, self.job)
+        self.awaited[actor.ready.remote()] = self.number, "ready"
+        return self.number
+
+    def give(self, worker: int, shard: Shard, attempt: "Attempt") -> None:
+        self.ages.pop(shard.name, None)
+        answer = self.actors[worker].annotate.remote(shard, attempt)
+        self.awaited[answer] = worker, "done"
+
+    def stop(self, worker: int) -> None:
+        self.ray.kill(self.actors.pop(worker))
+        self.awaited = {ref: what for ref, what in self.awaited.items() if what[0] != worker}
+        self.board.gone.remote(worker)
+
+    def events(self, seconds: float) -> list[Event]:
+        if not self.awaited:
+            time.sleep(seconds)
+            return []
+        first, _ = self.ray.wait(list(self.awaited), timeout=seconds)
+        if not first:
+            return []
+        answered, _ = self.ray.wait(list(self.awaited), num_returns=len(self.awaited), timeout=0)
+        return [self._event(answer) for answer in answered]
+
+    def _event(self, answer: Any) -> Event:
+        worker, kind = self.awaited.pop(answer)
+        try:
+            failure = self.ray.get(answer)
+        except self.ray.exceptions.RayError as error:
+            self.stop(worker)
+            return Event(worker, *cause_of_death(error))
+        return Event(worker, "failed", *failure) if failure else Event(worker, kind)
+
+    def marked(self, shard: str) -> tuple[int, int] | None:
+        return self.ray.get(self.board.marked.remote(shard))
+
+    def heard(self, shard: str) -> float:
+        if self.clock() - self.looked > STALE_SECONDS:  # the view does not ask, held up by Ctrl-S
+            self.look()
+        age, when = self.ages.get(shard, (0.0, self.clock()))
+        return when - age
+
+    def clock(self) -> float:
+        return time.monotonic()
+
+    def look(self) -> View:
+        """Ask the board how far the run is."""
+        view, ages = self.ray.get(self.board.get.remote())
+        self.looked = self.clock()
+        self.ages = {shard: (age, self.looked) for shard, age in ages.items()}
+        return view
+
+
+def cause_of_death(error: BaseException) -> tuple[str, str]:
+    """Tell why a worker is no more.
+
+    error (BaseException): What Ray raised.
+    RETURNS (tuple[str, str]): "stopped" if its machine is gone or out of reach, else "died"; and
+        why.
+    """
+    import ray.exceptions
+
+    text = str(error)
+    lost = isinstance(error, ray.exceptions.ActorUnavailableError | ray.exceptions.NodeDiedError)
+    if lost or getattr(error, "preempted", False) or "node has died" in text:
+        return "stopped", "its machine is gone"
+    if getattr(error, "actor_init_failed", False):
+        return "died", last_line(text)
+    if isinstance(error, ray.exceptions.OutOfMemoryError) or "low on memory" in text:
+        return "died", "out of memory"
+    return "died", "out of memory, or a crash in native code"
+
+
+def last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else text
 
 
 @contextlib.contextmanager
@@ -109,8 +306,8 @@ def connected(resources: Resources) -> Iterator[None]:
         yield
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    address = resources.address or os.environ.get("RAY_ADDRESS")
-    if address and address != "local":
+    address = address_of(resources)
+    if address:
         try:
             ray.init(address=address, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -167,93 +364,164 @@ def cpu_count() -> int:
     return os.cpu_count() or 1
 
 
-def pool_size(available: dict[str, float], resources: Resources) -> int:
-    """Decide how many workers to start.
+def address_of(resources: Resources) -> str | None:
+    """The address of the cluster to use, if there is one."""
+    address = resources.address or os.environ.get("RAY_ADDRESS")
+    return None if address == "local" else address
 
-    available (dict[str, float]): The resources of the cluster.
-    resources (Resources): What is wished for.
-    RETURNS (int): The number of workers.
-    RAISES (JobError): If not even one fits: Ray would wait for it without end.
+
+def refuse_silence(resources: Resources) -> None:
+    """See to it that somebody answers at the address of a cluster: Ray would ask for minutes.
+
+    resources (Resources): What the job runs on.
+    RAISES (JobError): If nobody does.
     """
-    cpus, gpus = available.get("CPU", 0), available.get("GPU", 0)
-    fitting = int(cpus // resources.cpus)
-    if resources.gpus:
-        fitting = min(fitting, int(gpus / resources.gpus + 1e-9))
-    if not fitting:
+    address = address_of(resources) or ""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # no cluster, or "auto", or something only Ray understands
+    try:
+        socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
+    except OSError as error:
         raise JobError(
-            f"A worker needs {resources.cpus} CPUs and {resources.gpus:g} GPUs; Ray has {cpus:g} "
-            f"CPUs and {gpus:g} GPUs. Lower --cpus-per-worker or --gpus-per-worker."
-        )
-    if resources.workers and resources.workers > fitting:
+            f"Nobody answers at {address} ({error}). Is the cluster up, and is this the address "
+            "that `ray status` shows? For one of the job's own, leave out --address."
+        ) from error
+
+
+class Share(NamedTuple):
+    """How a cluster is shared out: the workers, and the CPUs and the part of a GPU of each."""
+
+    workers: int
+    cpus: int
+    gpus: float
+
+
+def share_out(
+    nodes: Sequence[dict[str, float]], wish: Resources, gpu_bytes: int | None, grows: bool
+) -> Share:
+    """Decide how many workers there are and what each of them has.
+
+    Where there are GPUs, they do the work, and each is shared by as many workers as the CPUs beside
+    it can feed and its memory can hold. Machines without a GPU have no part in it then, unless
+    `gpus` is 0.
+
+    nodes (Sequence[dict[str, float]]): The resources of each machine, as Ray names them.
+    wish (Resources): What is wished for.
+    gpu_bytes (int | None): The memory of a GPU, if known.
+    grows (bool): Whether there may be more machines later, and so more workers than fit now.
+    RETURNS (Share): The decision.
+    RAISES (JobError): If not even one worker fits.
+    """
+    with_gpus = [node for node in nodes if node.get("GPU", 0) > 0]
+    gpus = wish.gpus
+    if gpus is None:
+        gpus = 0.0
+        if with_gpus:
+            fed = min(node.get("CPU", 0) / wish.cpus / node["GPU"] for node in with_gpus)
+            held = gpu_bytes // GPU_BYTES if gpu_bytes else PER_GPU
+            gpus = 1 / max(1, min(int(fed), held, PER_GPU))
+
+    def fitting(node: dict[str, float]) -> int:
+        cpus = int(node.get("CPU", 0) // wish.cpus)
+        if not gpus:
+            return cpus
+        whole = int(node.get("GPU", 0) + 1e-9)
+        per_gpu = int(1 / gpus + 1e-9)  # a worker never has parts of two GPUs
+        return min(cpus, whole * per_gpu if gpus < 1 else int(whole / gpus))
+
+    size = sum(map(fitting, nodes))
+    if not size and not (grows and wish.workers):
+        most = {kind: max((n.get(kind, 0) for n in nodes), default=0) for kind in ("CPU", "GPU")}
         raise JobError(
-            f"{resources.workers} workers do not fit: Ray has {cpus:g} CPUs and {gpus:g} GPUs, "
-            f"enough for {fitting}. Lower --workers."
+            f"A worker needs {wish.cpus} CPUs and {gpus:g} GPUs on one machine; no machine of this "
+            f"Ray has more than {most['CPU']:g} CPUs and {most['GPU']:g} GPUs. Lower "
+            "--cpus-per-worker or --gpus-per-worker."
         )
-    return resources.workers or fitting
+    if wish.workers and wish.workers > size and not grows:
+        raise JobError(
+            f"{wish.workers} workers of {wish.cpus} CPUs and {gpus:g} GPUs do not fit: this Ray "
+            f"has room for {size}. Lower --workers."
+        )
+    return Share(wish.workers or size, wish.cpus, gpus)
+
+
+def labels(job: "Job") -> dict[str, str]:
+    """What tells a job from others in Prometheus."""
+    return {"fingerprint": job.job, "pipeline": Path(job.pipeline).name}
+
+
+def gpu_memory() -> int | None:
+    """The memory of the GPU of a worker, in bytes, if there really is one."""
+    import torch
+
+    return torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else None
 
 
 def run_shards(
-    shards: Sequence[Shard],
+    work: Sequence[tuple[Shard, "Attempt"]],
     job: "Job",
     resources: Resources,
-    show: Callable[[int, int, int, float], None],
+    show: Callable[[View], None],
 ) -> Generator[tuple[str, str | None], None, None]:
     """Have shards annotated.
 
-    shards (Sequence[Shard]): The shards. The largest are begun first, so that no long one is last.
+    work (Sequence[tuple[Shard, Attempt]]): The shards, and how to begin with each.
     job (Job): What the workers must know.
     resources (Resources): What the job runs on.
-    show (Callable[[int, int, int, float], None]): Told now and then the rows, words and errors so
-        far, and the seconds since the first worker was ready.
+    show (Callable[[View], None]): Told now and then how far the run is.
     YIELDS (tuple[str, str | None]): The name of a shard, and what went wrong with it, if anything.
-    RAISES (JobError): If no worker fits, or none can be started.
+    RAISES (JobError): If no worker fits, or none can be started, or none can go on.
     """
-    if not shards:
+    if not work:
         return
     with connected(resources):
         import ray
-        from ray.data import ActorPoolStrategy, DataContext
-        from ray.exceptions import RayError
 
-        # its errors come as exceptions
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-        context = DataContext.get_current().copy()
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        context.wait_for_min_actors_s = START_SECONDS
-        # a shard may take as long as it takes
-        context.execution_no_progress_timeout_s = -1
+        from .metrics import gauges
 
-        size = min(pool_size(ray.cluster_resources(), resources), len(shards))
-        counts: Any = ray.remote(num_cpus=0)(Counts)
-        counts = counts.remote()
-        largest_first = sorted(shards, key=lambda shard: -shard.size)
-        with DataContext.current(context), polling(lambda: show(*ray.get(counts.get.remote()))):
-            answers = ray.data.from_items(
-                [{"shard": json.dumps(shard)} for shard in largest_first],
-                override_num_blocks=len(shards),
-            ).map_batches(
-                Worker,
-                batch_size=1,
-                # one shard at a time: a queue before one worker is work that another could do
-                compute=ActorPoolStrategy(
-                    min_size=1, max_size=size, initial_size=size, max_tasks_in_flight_per_actor=1
-                ),
-                fn_constructor_args=(resources.cpus, counts, job),
-                num_cpus=resources.cpus,
-                num_gpus=resources.gpus or None,
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        memory = None
+        if resources.gpus is None and any(node.get("GPU") for node in nodes):
+            memory = ray.get(ray.remote(num_gpus=0.01)(gpu_memory).remote())
+        share = share_out(nodes, resources, memory, grows=bool(address_of(resources)))
+        pool = RayPool(job, share.cpus, share.gpus)
+        schedule = Schedule(pool, share.workers, resources.stall_seconds, START_SECONDS)
+        tell = gauges(labels(job))
+
+        def look() -> None:
+            view = pool.look()
+            left = len(schedule.waiting) + len(schedule.busy)
+            busy = sum(bool(worker.shard) for worker in view.workers)
+            tell(
+                shards_done=len(work) - left,
+                shards_left=left,
+                workers=len(view.workers),
+                workers_busy=busy,
             )
-            try:
-                for answer in answers.iter_rows():
-                    name, error = json.loads(answer["answer"])
-                    yield name, error
-            except RayError as error:
-                raise JobError(f"The workers could not go on: {root_cause(error)}") from error
+            show(view)
+
+        with interruptible(), polling(look):
+            yield from schedule.run(work)
 
 
-def root_cause(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM, by which clusters end a job, do what Ctrl-C does. Ray has a handler of its own,
+    which ends the process with a trace.
+    """
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ def read_rows(folder: Folder, text_column: str) -> Iterator[dict[str, Any]]:
     YIELDS (dict[str, Any]): The rows, in order.
     RAISES (JobError): If the folder holds no annotated texts.
     """
-    names = [name for name in folder.names() if name.endswith(".parquet")]
+    names = [name for name in folder.files() if name.endswith(".parquet")]
     if not names:
         raise JobError(f"There are no annotated documents in {folder.path}.")
     for name in names:

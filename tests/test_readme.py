@@ -10,6 +10,7 @@ import typer
 from spacy_albert_jobs.cli import albert_cli
 
 ROOT = Path(__file__).parents[1]
+COMMANDS = {"annotate", "convert", "init-config", "report", "show", "verify"}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -41,12 +42,12 @@ def test_commands_take_the_options_that_are_shown():
                 command = group.commands[words[4]]
                 with command.make_context(words[4], words[5:]):
                     seen.add(words[4])
-    assert seen == {"annotate", "convert", "init-config", "show"}
+    assert seen == COMMANDS
 
 
 def test_every_option_is_explained():
     group = typer.main.get_command(albert_cli)
-    assert set(group.commands) == {"annotate", "convert", "init-config", "show"}
+    assert set(group.commands) == COMMANDS
     for name, command in group.commands.items():
         assert command.help, name
         for parameter in command.params:

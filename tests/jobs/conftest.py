@@ -8,7 +8,8 @@ from spacy.util import fix_random_seed
 from tables import CODE, ruler, texts, write
 
 from spacy_albert_jobs import run
-from spacy_albert_jobs.worker import Annotator, import_code
+from spacy_albert_jobs.annotator import import_code
+from spacy_albert_jobs.worker import Worker
 
 
 @pytest.fixture(scope="session")
@@ -54,12 +55,14 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Run jobs without Ray. Returns the names of the shards that are worked at."""
     worked: list[str] = []
 
-    def run_shards(shards, job, resources, show) -> Iterator[tuple[str, str | None]]:
-        annotator = Annotator(job)
-        for shard in shards:
+    def run_shards(work, job, resources, show) -> Iterator[tuple[str, str | None]]:
+        if not work:
+            return
+        worker = Worker(job)
+        for shard, attempt in work:
             worked.append(shard.name)
             try:
-                annotator.annotate(shard)
+                worker.annotate(shard, attempt)
             except Exception as error:
                 yield shard.name, f"{type(error).__name__}: {error}"
             else:

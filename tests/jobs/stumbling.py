@@ -14,6 +14,8 @@ def stumble(doc: Doc) -> Doc:
         raise ValueError(f"cannot read {doc.text[:7]}")
     if "DIE" in doc.text:
         os.kill(os.getpid(), signal.SIGKILL)
+    if "HANG" in doc.text:
+        time.sleep(3600)
     if "SLOW" in doc.text:
         time.sleep(0.03)
     return doc

@@ -209,14 +209,16 @@ def test_damaged_pages_fail_their_shard_and_no_other(pipeline, in_process, tmp_p
     bad.write_bytes(whole.replace(b"day 33", b"day 99", 1))
     out = tmp_path / "out"
     with pytest.raises(JobError, match=r"(?s)1 of 10 shards.*b\.parquet, row group 3.*9 are ready"):
-        annotate(pipeline, tmp_path / "in", out, shard_bytes=1)
+        annotate(pipeline, tmp_path / "in", out, shard_bytes=1000)
     assert not (out / "_SUCCESS").exists()
     assert not list((out / "_tmp").iterdir())
     ready = state(out)
     assert len(ready) == 9
     bad.write_bytes(whole)
     in_process.clear()
-    annotate(pipeline, tmp_path / "in", out, shard_bytes=1)
+    with pytest.raises(JobError, match=r"touched: b\.parquet\. Go on .* --allow touched-files"):
+        annotate(pipeline, tmp_path / "in", out, shard_bytes=1000)
+    annotate(pipeline, tmp_path / "in", out, shard_bytes=1000, allow=["touched-files"])
     assert len(in_process) == 1
     assert ready.items() <= state(out).items()
     assert read(out)["text"].to_pylist() == pq.read_table(good)["text"].to_pylist() * 2

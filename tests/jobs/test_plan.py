@@ -39,9 +39,12 @@ def test_shards_cover_every_row_once(shapes, target, limit):
     covered = [(s.source, row) for s in shards for row in range(s.start, s.start + s.rows)]
     assert covered == rows[:limit]
     for shard in shards:
-        groups = files[int(shard.source.split(".")[0])].row_groups[slice(*shard.groups)]
-        assert shard.size <= target or len(groups) == 1
-        assert shard.rows <= sum(group.rows for group in groups)
+        groups = files[int(shard.source.split(".")[0])].row_groups
+        before = sum(group.rows for group in groups[: shard.groups[0]])
+        within = sum(group.rows for group in groups[slice(*shard.groups)])
+        assert before <= shard.start <= shard.start + shard.rows <= before + within
+        longest = max((-(-g.text_bytes // g.rows) for g in groups if g.rows), default=0)
+        assert shard.size <= target + longest
     assert len({shard.name for shard in shards}) == len(shards)
     assert [shard.name for shard in shards] == sorted(shard.name for shard in shards)
     if limit is None:
@@ -63,9 +66,8 @@ def test_default_shard_size(total, size):
 def test_a_plan_survives_being_written():
     kept = pa.schema([("id", pa.int64()), ("tags", pa.list_(pa.string()))])
     outputs = Outputs(ents=True, classes=("A", "B"), exclusive=("A",), windows=True)
-    plan = Plan(
-        {"options": {}, "input": {}}, kept, outputs, cut(input_files([[(3, 4)] * 3]), 5), []
-    )
+    shards = cut(input_files([[(3, 4)] * 3]), 5)
+    plan = Plan({"options": {}, "input": {}}, kept, outputs, shards, [], ("earlier",))
     assert Plan.from_json(plan.to_json()) == plan
 
 

@@ -46,8 +46,8 @@ def break_off(monkeypatch, after: int) -> None:
     """Stop the next run as Ctrl-C does, after some shards."""
     whole = run.run_shards
 
-    def run_shards(shards, *rest):
-        for number, answer in enumerate(whole(shards, *rest), 1):
+    def run_shards(work, *rest):
+        for number, answer in enumerate(whole(work, *rest), 1):
             yield answer
             if number == after:
                 raise KeyboardInterrupt
@@ -58,7 +58,7 @@ def break_off(monkeypatch, after: int) -> None:
 def test_a_broken_off_run_goes_on(pipeline, collection, out, in_process, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         break_off(patch, after=3)
-        with pytest.raises(KeyboardInterrupt, match=r"with 3 of \d+ shards.*same command again"):
+        with pytest.raises(KeyboardInterrupt, match=r"Stopped. 3 of \d+.*same command again"):
             annotate(pipeline, collection, out, shard_bytes=1000)
     assert not (out / "_SUCCESS").exists()
     ready = state(out)
@@ -185,7 +185,7 @@ def test_a_parquet_file_that_is_not_ours_is_refused(pipeline, collection, out, d
 def test_a_plan_that_is_not_understood(pipeline, collection, out, in_process, plan):
     out.mkdir()
     (out / "_plan.json").write_text(plan)
-    with pytest.raises(JobError, match="cannot be taken up"):
+    with pytest.raises(JobError, match="cannot be read"):
         annotate(pipeline, collection, out, overwrite=True)
 
 

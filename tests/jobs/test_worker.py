@@ -1,5 +1,6 @@
 """A worker by itself: one shard, one pipeline, no Ray."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from spacy.tokens import Doc, Span
 from tables import CODE, write
 from util import initialized
 
+from spacy_albert_jobs import annotator as annotators
 from spacy_albert_jobs import worker
+from spacy_albert_jobs.annotator import Annotator, import_code
 from spacy_albert_jobs.inputs import read_footers, select
 from spacy_albert_jobs.outputs import Outputs
-from spacy_albert_jobs.plan import Shard, cut
-from spacy_albert_jobs.storage import TEMPORARY, Folder
-from spacy_albert_jobs.worker import Annotator, Job, committed
+from spacy_albert_jobs.plan import Plan, Shard, cut
+from spacy_albert_jobs.storage import Folder
+from spacy_albert_jobs.worker import Attempt, Job, Worker, read_receipt, read_receipts
 
 
 @pytest.fixture
@@ -31,6 +34,9 @@ def job(pipeline, tmp_path) -> Job:
         max_chars=1000,
         kept=pa.schema([("text", pa.string())]),
         outputs=Outputs(ents=True, classes=(), exclusive=(), windows=False),
+        partition_by=[],
+        excerpt=20,
+        job="f",
         fingerprint="f",
         source=Folder.at(tmp_path),
         output=Folder.at(tmp_path / "out"),
@@ -43,7 +49,12 @@ def whole(path: Path) -> Shard:
 
 
 def annotate(annotator: Annotator, texts: list) -> list[dict]:
-    return annotator.annotate_rows(pa.array(texts))
+    return annotator.annotate(pa.array(texts))
+
+
+@pytest.fixture
+def annotator(pipeline) -> Annotator:
+    return Annotator(pipeline, code=CODE)
 
 
 def found(rows: list[dict]) -> list[list[str] | None]:
@@ -69,7 +80,7 @@ rows_of_any_kind = st.lists(
 @given(texts=rows_of_any_kind)
 def test_any_rows(stumbler, reference, texts):
     annotator = any_rows_annotator(stumbler)
-    rows = annotator.annotate_rows(pa.array(texts, pa.string()))
+    rows = annotator.annotate(pa.array(texts, pa.string()))
     assert len(rows) == len(texts)
     for text, row in zip(texts, rows):
         if text is None or "STUMBLE" in text:
@@ -86,21 +97,7 @@ def test_any_rows(stumbler, reference, texts):
 
 def any_rows_annotator(pipeline: Path, kept: dict = {}) -> Annotator:  # noqa: B006
     if pipeline not in kept:
-        nowhere = Folder.at("/nowhere")
-        outputs = Outputs(ents=True, classes=(), exclusive=(), windows=False)
-        kept[pipeline] = Annotator(
-            Job(
-                str(pipeline),
-                str(CODE),
-                "text",
-                1000,
-                pa.schema([]),
-                outputs,
-                "f",
-                nowhere,
-                nowhere,
-            )
-        )
+        kept[pipeline] = Annotator(pipeline, max_chars=1000, code=CODE)
     return kept[pipeline]
 
 
@@ -110,7 +107,7 @@ def any_rows_annotator(pipeline: Path, kept: dict = {}) -> Annotator:  # noqa: B
 @given(data=st.data())
 def test_any_files_and_shards(pipeline, reference, tmp_path_factory, monkeypatch, data):
     """However rows are spread over files, row groups and shards, they come out once, in order."""
-    monkeypatch.setattr(worker, "load_pipeline", lambda *args: reference)
+    monkeypatch.setattr(annotators, "load_pipeline", lambda *args: reference)
     monkeypatch.setattr(worker, "BATCH_ROWS", data.draw(st.integers(1, 9)))
     monkeypatch.setattr(worker, "ROW_GROUP_BYTES", data.draw(st.integers(1, 2000)))
     folder = tmp_path_factory.mktemp("any")
@@ -128,36 +125,39 @@ def test_any_files_and_shards(pipeline, reference, tmp_path_factory, monkeypatch
     outputs = Outputs(ents=True, classes=(), exclusive=(), windows=False)
     kept = pa.schema([("text", pa.string())])
     source, output = Folder.at(folder / "in"), Folder.at(folder / "out")
-    annotator = Annotator(Job("", None, "text", 10**6, kept, outputs, "f", source, output))
-    receipts = [annotator.annotate(shard) for shard in reversed(shards)][::-1]
+    plan = Plan({"options": {"partition_by": []}, "input": {}}, kept, outputs, shards, [])
+    names = plan.job, plan.fingerprint
+    worked = Worker(
+        Job(str(pipeline), None, "text", 10**6, kept, outputs, [], 0, *names, source, output)
+    )
+    for shard in reversed(shards):
+        worked.annotate(shard)
     tables = [pq.read_table(folder / "out" / shard.name) for shard in shards]
     assert [table.num_rows for table in tables] == [shard.rows for shard in shards]
     assert pa.concat_tables(tables)["text"].to_pylist() == given_rows[:limit]
-    assert receipts == [committed(output, shard, "f") for shard in shards]
+    assert list(read_receipts(output, plan)) == [shard.name for shard in shards]
 
 
-def test_neighbours_of_a_document_that_takes_its_batch_down(job, tmp_path):
-    worker.import_code(str(CODE))
-    nlp = spacy.load(job.pipeline)
+def test_neighbours_of_a_document_that_takes_its_batch_down(pipeline, tmp_path):
+    import_code(str(CODE))
+    nlp = spacy.load(pipeline)
     nlp.add_pipe("stumble_together", first=True)
     nlp.to_disk(tmp_path / "together")
-    annotator = Annotator(replace(job, pipeline=str(tmp_path / "together")))
+    annotator = Annotator(tmp_path / "together", code=CODE)
     rows = annotate(annotator, ["Obama", "STUMBLE", "Paris", "Obama"])
     assert found(rows) == [["Obama"], None, ["Paris"], ["Obama"]]
     assert rows[1]["error"] == "ValueError in 'stumble_together': cannot read STUMBLE"
 
 
-def test_a_component_that_passes_on_what_it_failed_on(job):
-    worker.import_code(str(CODE))
-    annotator = Annotator(job)
+def test_a_component_that_passes_on_what_it_failed_on(annotator):
+    import_code(str(CODE))
     annotator.nlp.add_pipe("stumble_on", first=True)
     rows = annotate(annotator, ["Obama", "STUMBLE Obama", "Paris"])
     assert found(rows) == [["Obama"], None, ["Paris"]]
     assert rows[1]["error"] == "ValueError in 'stumble_on': cannot read STUMBLE"
 
 
-def test_a_tokenizer_that_raises(job):
-    annotator = Annotator(job)
+def test_a_tokenizer_that_raises(annotator):
     tokenize = annotator.nlp.tokenizer
 
     def tokenizer(text: str) -> Doc:
@@ -171,8 +171,7 @@ def test_a_tokenizer_that_raises(job):
     assert rows[1]["error"] == "KeyError in the pipeline: 'no such word'"
 
 
-def test_a_tokenizer_that_changes_the_text(job):
-    annotator = Annotator(job)
+def test_a_tokenizer_that_changes_the_text(annotator):
     nlp = annotator.nlp
     nlp.tokenizer = lambda text: Doc(nlp.vocab, words=text.split())
     rows = annotate(annotator, ["in Paris", "in  Paris"])
@@ -180,8 +179,7 @@ def test_a_tokenizer_that_changes_the_text(job):
     assert rows[1]["error"].startswith("ValueError in the pipeline: the tokenizer made 'Paris' of")
 
 
-def test_a_component_that_returns_another_doc(job):
-    annotator = Annotator(job)
+def test_a_component_that_returns_another_doc(annotator):
 
     @Language.component("another")
     def another(doc: Doc) -> Doc:
@@ -195,7 +193,7 @@ def test_a_component_that_returns_another_doc(job):
     ]
 
 
-def test_entities_and_classes_of_albert(job, tmp_path, tiny_spm):
+def test_entities_and_classes_of_albert(tmp_path, tiny_spm):
     (tmp_path / "tiny.model").write_bytes(tiny_spm)
     nlp = initialized(tmp_path / "tiny.model")
     nlp.to_disk(tmp_path / "albert")
@@ -203,9 +201,8 @@ def test_entities_and_classes_of_albert(job, tmp_path, tiny_spm):
     assert [field.name for field in outputs.fields()] == [
         "ents", "cats", "cat", "n_tokens", "n_windows", "error",
     ]  # fmt: skip
-    annotator = Annotator(
-        replace(job, pipeline=str(tmp_path / "albert"), outputs=outputs, max_chars=10_000)
-    )
+    annotator = Annotator(tmp_path / "albert", max_chars=10_000)
+    assert annotator.outputs == outputs
     long = "Obama said a good book is long . " * 200
     for _ in range(2):  # the second time in a memory zone
         rows = annotate(annotator, ["Obama was in Paris", None, "", long])
@@ -217,8 +214,8 @@ def test_entities_and_classes_of_albert(job, tmp_path, tiny_spm):
         assert rows[0]["cats"].keys() == {"bad", "good", "book", "city", "people"}
 
 
-def test_a_class_without_a_column(job):
-    annotator = Annotator(replace(job, outputs=replace(job.outputs, classes=("GOOD",))))
+def test_a_class_without_a_column(annotator):
+    annotator.outputs = replace(annotator.outputs, classes=("GOOD",))
 
     @Language.component("classes")
     def classes(doc: Doc) -> Doc:
@@ -231,8 +228,7 @@ def test_a_class_without_a_column(job):
     assert "classes that no component names as labels: ['ODD']" in odd["error"]
 
 
-def test_scores_of_entities(job):
-    annotator = Annotator(job)
+def test_scores_of_entities(annotator):
     before = Span.get_extension("score") if Span.has_extension("score") else None
     try:
         Span.set_extension("score", getter=lambda span: 0.25, force=True)
@@ -247,31 +243,46 @@ def test_scores_of_entities(job):
             )
 
 
-def test_texts_longer_than_spacy_likes(job):
-    annotator = Annotator(replace(job, max_chars=2_000_000))
-    (row,) = annotate(annotator, ["a " * 600_000 + "Obama"])
+def test_texts_longer_than_spacy_likes(pipeline):
+    (row,) = annotate(Annotator(pipeline), ["a " * 600_000 + "Obama"])
     assert row["ents"][0]["start"] == 1_200_000
 
 
-def test_a_shard_that_kills_its_workers_is_given_up(job, tmp_path):
-    shard = whole(write(tmp_path / "in.parquet", pa.table({"text": ["Obama"]})))
-    annotator = Annotator(job)
-    (tmp_path / "out" / TEMPORARY).mkdir(parents=True)
-    for number in range(3):
-        assert annotator.attempt(shard) == f"_tmp/part.parquet.{number}"
-        (tmp_path / "out" / TEMPORARY / f"part.parquet.{number}").touch()
-    with pytest.raises(RuntimeError, match="its worker died 3 times"):
-        annotator.annotate(shard)
+def test_what_is_known_to_kill_is_not_tried(job, tmp_path):
+    shard = whole(write(tmp_path / "in.parquet", pa.table({"text": ["Obama", "DIE", "Paris"]})))
+    marks = []
+    worker = Worker(replace(job), mark=lambda *rows: marks.append(rows))
+    worker.annotate(shard, Attempt(((1, "killed its worker: a crash"),), careful=True))
+    table = pq.read_table(tmp_path / "out" / "part.parquet")
+    assert table["error"].to_pylist() == [None, "killed its worker: a crash", None]
+    assert marks == [("part.parquet", 0, 3)]
+    receipt = read_receipt(job.output, "part.parquet")
+    assert receipt.errors == {"killed its worker": 1}
+    assert receipt.examples == {"killed its worker": 1}
+    letters = (tmp_path / "out" / "_errors" / "part.jsonl").read_text().splitlines()
+    assert [json.loads(letter) for letter in letters] == [
+        {
+            "file": "in.parquet",
+            "row": 1,
+            "error": "killed its worker: a crash",
+            "output": "part.parquet",
+            "text": "DIE",
+        }
+    ]
 
 
-def test_a_committed_shard_is_not_done_again(job, tmp_path):
-    shard = whole(write(tmp_path / "in.parquet", pa.table({"text": ["Obama"]})))
-    annotator = Annotator(job)
-    receipt = annotator.annotate(shard)
-    before = (tmp_path / "out" / "part.parquet").stat()
-    assert annotator.annotate(shard) == receipt
-    assert (tmp_path / "out" / "part.parquet").stat() == before
-    assert (receipt.rows, receipt.words, receipt.ents) == (1, 1, {"PERSON": 1})
+def test_rows_are_marked_one_by_one_where_that_is_asked_for(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "BATCH_ROWS", 4)
+    shard = whole(write(tmp_path / "in.parquet", pa.table({"text": ["Obama"] * 12})))
+    marks = []
+    careful = Worker(job, mark=lambda name, *rows: marks.append(rows))
+    careful.annotate(shard, Attempt(careful=True, singly=((4, 8),)))
+    assert marks == [(0, 4), (4, 5), (5, 6), (6, 7), (7, 8), (8, 12)]
+    marks.clear()
+    (tmp_path / "out" / "part.parquet").unlink()
+    careful.annotate(shard, Attempt(careful=True, probe=(4, 8)))
+    assert marks == [(4, 5), (5, 6), (6, 7), (7, 8)]
+    assert not (tmp_path / "out" / "part.parquet").exists()
 
 
 def test_a_file_that_has_changed_since_the_plan(job, tmp_path):
@@ -279,15 +290,16 @@ def test_a_file_that_has_changed_since_the_plan(job, tmp_path):
     shard = whole(path)
     write(path, pa.table({"text": ["Obama"] * 9}), 2)
     with pytest.raises(OSError, match="has changed since the job was planned"):
-        Annotator(job).annotate(shard)
-    assert not list((tmp_path / "out" / TEMPORARY).iterdir())
+        Worker(job).annotate(shard)
+    assert not list((tmp_path / "out").rglob("*.*"))
 
 
-def test_progress_is_reported(job, tmp_path):
+def test_progress_is_reported(job, tmp_path, monkeypatch):
     texts = ["Obama went", None] * 300
     path = write(tmp_path / "in.parquet", pa.table({"text": texts}))
     reports = []
-    Annotator(job, report=lambda *counts: reports.append(counts)).annotate(whole(path))
+    monkeypatch.setattr(worker, "BATCH_ROWS", 256)
+    Worker(job, report=lambda *counts: reports.append(counts)).annotate(whole(path))
     assert reports == [
         ("part.parquet", 256, 256, 128),
         ("part.parquet", 512, 512, 256),
