@@ -12,7 +12,7 @@ where useful means: of real pieces, no padding, no window read twice. What else 
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,13 +85,21 @@ def measure(shape: dict[str, int], seconds: float) -> dict[str, dict[str, Any]]:
     return ceilings
 
 
-def higher(first: dict[str, Any], second: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Join two measurements: a ceiling is the highest that was seen.
+def typical(measurements: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Join measurements, one in each round of the race: each way of multiplying has its median, as
+    each contender has, and the fastest way is the ceiling.
 
-    first, second (dict): From `measure`.
+    measurements (Sequence[dict]): From `measure`.
     RETURNS (dict): Of the same form.
     """
-    return {p: _best(first[p]["tries"] + second[p]["tries"]) for p in first}
+    joined = {}
+    for precision in measurements[0]:
+        tries = []
+        for same in zip(*(measurement[precision]["tries"] for measurement in measurements)):
+            seen = [attempt["gflops"] for attempt in same if "gflops" in attempt]
+            tries.append(same[0] | ({"gflops": statistics.median(seen)} if seen else {}))
+        joined[precision] = _best(tries)
+    return joined
 
 
 def _best(tries: list[dict[str, Any]]) -> dict[str, Any]:

@@ -29,7 +29,13 @@ def check(results: dict[str, Any]) -> list[Claim]:
     results (dict): What `python -m benchmarks` writes.
     RETURNS (list[Claim]): The claims.
     """
-    return [*_speed(results), *_stages(results), *_memory(results), *_answers(results)]
+    return [
+        *_speed(results),
+        *_stages(results),
+        *_memory(results),
+        *_answers(results),
+        *_job(results),
+    ]
 
 
 def speed_of(results: dict[str, Any], name: str, precision: str) -> float | None:
@@ -98,6 +104,15 @@ def _answers(results: dict[str, Any]) -> Iterator[Claim]:
         same, far = company.get("same_tags"), company.get("score_difference")
         yield Claim(f"{precision}: same tags alone and in any company", 1.0, True, same)
         yield Claim(f"{precision}: difference of scores in any company", 1e-3, False, far)
+
+
+def _job(results: dict[str, Any]) -> Iterator[Claim]:
+    job = _ran(results, "job")
+    text = "job with one worker: what it keeps of the speed of a bare nlp.pipe"
+    yield Claim(text, 0.97, True, job.get("kept"))
+    yield Claim("job with two workers: times the speed of one", 1.85, True, job.get("times"))
+    seconds = job.get("1 worker", {}).get("start_seconds")
+    yield Claim("job: seconds until the first worker can begin", 15.0, False, seconds)
 
 
 def _ran(results: dict[str, Any], section: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Measure all contenders in one run, in turns."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ def race(
     threads: int,
     logs: Path,
     say: Any = print,
+    after_round: Callable[[], Any] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Find each contender's best setting on a sample, then let all read the texts, round by round.
 
@@ -30,6 +31,7 @@ def race(
     threads (int): Threads for each.
     logs (Path): The directory for the messages of the processes.
     say (Callable): Told what happens.
+    after_round (Callable): What else is to be measured in every round.
     RETURNS (list[dict]): One row a contender. "seconds" has its rounds, or "error" what went wrong.
     """
     rows: list[dict[str, Any]] = []
@@ -66,6 +68,7 @@ def race(
                 continue
             row.setdefault("seconds", []).append(result["seconds"])
             row |= {"found": result["found"], "peak_mb": result["peak_mb"]}
+        after_round()
         say(f"round {turn + 1} of {rounds} done")
     for _, process in running:
         process.close()

@@ -181,6 +181,17 @@ def _agreement(results: dict[str, Any]) -> list[str]:
     return [*table(rows), f"{agreement['documents']} documents, {agreement['tokens']} tokens"]
 
 
+def _job(results: dict[str, Any]) -> list[str]:
+    m = results["job"]
+    one, two = m["1 worker"], m["2 workers"]
+    return [
+        f"bare nlp.pipe on one thread: {m['bare']['words_per_second']:.0f} words/s; the job with "
+        f"one worker: {one['words_per_second']:.0f} ({_percent(m['kept'], 1)}); with two: "
+        f"{two['words_per_second']:.0f} ({m['times']:.2f} times)",
+        f"the first worker could begin after {one['start_seconds']:.1f} s",
+    ]
+
+
 def _claims(claims: list[Claim]) -> list[str]:
     rows: list[Sequence[Any]] = [("claim", "bound", "seen", "holds")]
     for claim in claims:
@@ -207,4 +218,5 @@ BLOCKS = {
     "long_text": _long_text,
     "startup": _startup,
     "agreement": _agreement,
+    "job": _job,
 }
