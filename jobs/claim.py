@@ -38,8 +38,9 @@ class Claim:
     def take(self) -> None:
         """Take the folder.
 
-        RAISES (JobError): If another job is at work there.
+        RAISES (JobError): If another job is at work there, or nobody may write there.
         """
+        self.output.refuse_unwritable()
         before = self._read()
         if before and not is_dead(before):
             who = f"process {before.get('pid')} on {before.get('host')}"

@@ -163,7 +163,8 @@ def carry_out(
         with_errors = [s for s in plan.shards if s.name in receipts and receipts[s.name].errors]
         work += [(shard, Attempt(errors_only=True)) for shard in with_errors]
     if not work and job.output.holds(SUCCESS):
-        console.print(f"Nothing to do: {job.output.path} is finished.")
+        job.output.clear_temporaries()
+        console.print(f"Nothing to do: {named} is finished.")
         return Summary.from_json(job.output.read(SUMMARY))
     job.output.delete([SUCCESS])
     job.output.clear_temporaries()
@@ -407,7 +408,7 @@ def refuse_overlap(selection: Selection, output: Folder) -> None:
     output (Folder): The output folder.
     RAISES (JobError): If it is.
     """
-    if selection.root.filesystem != output.filesystem:
+    if not selection.root.shares_with(output):
         return
     if (
         output.path == selection.root.path

@@ -336,7 +336,7 @@ def test_an_output_folder_beside_a_single_input_file(pipeline, collection):
 
 
 def test_an_output_folder_that_cannot_be_made(pipeline, collection, tmp_path):
-    with pytest.raises(JobError, match=r"The job cannot begin.*out"):
+    with pytest.raises(JobError, match=r"Cannot write to .*out"):
         annotate(pipeline, collection / "a.parquet", collection / "b.parquet" / "out")
 
 
