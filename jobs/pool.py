@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -322,7 +323,7 @@ def connected(resources: Resources) -> Iterator[None]:
     # sockets have long names and names of sockets have a limit, so the folder is near the root
     folder = tempfile.mkdtemp(prefix="albert-", dir=os.environ.get("RAY_TMPDIR", "/tmp"))
     token = Path(folder, "token")
-    token.write_text(secrets.token_hex())
+    token.write_text(password())
     # or else Ray writes one for everybody to read into the home, which may not even be writable
     os.environ.setdefault("RAY_AUTH_TOKEN_PATH", str(token))
     try:
@@ -342,6 +343,11 @@ def connected(resources: Resources) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
         if os.environ["RAY_AUTH_TOKEN_PATH"] == str(token):
             del os.environ["RAY_AUTH_TOKEN_PATH"]
+
+
+@cache  # Ray remembers the first one of a process
+def password() -> str:
+    return secrets.token_hex()
 
 
 @contextlib.contextmanager

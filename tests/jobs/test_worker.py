@@ -214,6 +214,22 @@ def test_entities_and_classes_of_albert(tmp_path, tiny_spm):
         assert rows[0]["cats"].keys() == {"bad", "good", "book", "city", "people"}
 
 
+def test_a_document_too_large_for_the_gpu_is_read_without_it(annotator, monkeypatch):
+    @Language.component("greedy")
+    def greedy(doc: Doc) -> Doc:
+        if "BIG" in doc.text:
+            raise MemoryError("CUDA out of memory")
+        return doc
+
+    annotator.nlp.add_pipe("greedy")  # only there; what is loaded anew has none
+    texts = ["Obama", "BIG Paris"]
+    rows = annotate(annotator, texts)
+    assert found(rows) == [["Obama"], None]
+    assert rows[1]["error"] == "MemoryError in 'greedy': CUDA out of memory"
+    monkeypatch.setattr(annotators, "uses_gpu", lambda nlp: True)
+    assert found(annotate(annotator, texts)) == [["Obama"], ["Paris"]]
+
+
 def test_a_class_without_a_column(annotator):
     annotator.outputs = replace(annotator.outputs, classes=("GOOD",))
 
