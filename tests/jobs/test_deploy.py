@@ -63,7 +63,7 @@ def test_the_manifest_fits_itself(job, groups):
     assert groups.keys() == {"head", "cpu", "gpu"}
     for name, group in groups.items():
         pod = container(group)
-        assert pod["image"] == f"REGISTRY/spacy-albert{':gpu' if name == 'gpu' else ''}"
+        assert pod["image"] == "REGISTRY/spacy-albert"
         assert pod["envFrom"] == [{"secretRef": {"name": "annotate-s3"}}]
         assert pod["resources"]["requests"] == pod["resources"]["limits"]
         user = group["template"]["spec"]["securityContext"]["runAsUser"]
