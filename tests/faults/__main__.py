@@ -51,7 +51,7 @@ class Round:
     changed: int = 0
     findings: list[str] = field(default_factory=list)
     seconds: float = 0.0
-    said: str = ""
+    said: list[str] = field(default_factory=list)  # the last words of each run
 
     @property
     def good(self) -> bool:
@@ -111,14 +111,14 @@ class Campaign:
                     state.findings.append("the job hangs")
                     break
                 finally:
-                    state.said = said.strip()[-600:]
+                    state.said.append(said.strip()[-300:])
                 after = committed(here / "out")
                 state.redone += sum(after.get(name) != was for name, was in before.items())
             state.committed_before = len(before)
             self.check(state, here, expected)
         state.seconds = round(time.monotonic() - began, 1)
         if state.good:
-            state.said = ""
+            state.said = state.said[:-1]
             shutil.rmtree(here, ignore_errors=True)
         return state
 
