@@ -41,7 +41,7 @@ class Size:
     job_texts: int
 
 
-FULL = Size(64, 32, 7, 0.05, 250, 100_000, 2_000_000, 2_500, 400, 6_000)
+FULL = Size(64, 32, 7, 0.05, 250, 100_000, 2_000_000, 2_500, 400, 8_000)
 QUICK = Size(8, 2, 1, 0.02, 60, 5_000, 100_000, 150, 30, 400)
 
 
@@ -234,7 +234,10 @@ def plan(
             "agreement:measure",
             {"path": path, "n_docs": size.documents, "n_alone": size.alone},
         ),
-        "job": ("job:measure", {"path": path, "n_texts": size.job_texts}),
+        "job": (
+            "job:measure",
+            {"path": path, "n_texts": size.job_texts, "rounds": min(size.rounds, 3)},
+        ),
     }
 
 

@@ -1,6 +1,7 @@
 """What the job costs over a bare `nlp.pipe`, and what a second worker brings."""
 
 import itertools
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -75,23 +76,29 @@ def job(path: str, n_texts: int, workers: int) -> dict[str, float]:
     }
 
 
-def measure(path: str, n_texts: int) -> dict[str, Any]:
-    """Compare jobs of one and of two workers with a bare `nlp.pipe`.
+def measure(path: str, n_texts: int, rounds: int) -> dict[str, Any]:
+    """Compare jobs of one and of two workers with a bare `nlp.pipe`, in turns.
 
     path (str): A trained pipeline.
     n_texts (int): How many paragraphs.
-    RETURNS (dict): What `bare` and `job` return; what the job keeps of the speed of the first, and
-        how many times faster two workers are than one.
+    rounds (int): How many times; the medians count.
+    RETURNS (dict): The medians of what `bare` and `job` return; what the job keeps of the speed of
+        the first, and how many times faster two workers are than one.
     """
-    # The bare one before and after: the machine may be faster then
-    before = bare(path, n_texts)
-    one, two = job(path, n_texts, 1), job(path, n_texts, 2)
-    after = bare(path, n_texts)
-    speed = (before["words_per_second"] + after["words_per_second"]) / 2
-    return {
-        "bare": {"words": before["words"], "words_per_second": speed},
-        "1 worker": one,
-        "2 workers": two,
-        "kept": one["words_per_second"] / speed,
-        "times": two["words_per_second"] / one["words_per_second"],
+    ways = {
+        "bare": lambda: bare(path, n_texts),
+        "1 worker": lambda: job(path, n_texts, 1),
+        "2 workers": lambda: job(path, n_texts, 2),
     }
+    seen: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, run in ways.items():
+            seen[name].append(run())
+    result: dict[str, Any] = {
+        name: {key: statistics.median(turn[key] for turn in turns) for key in turns[0]}
+        for name, turns in seen.items()
+    }
+    speed = {name: result[name]["words_per_second"] for name in ways}
+    result["kept"] = speed["1 worker"] / speed["bare"]
+    result["times"] = speed["2 workers"] / speed["1 worker"]
+    return result
