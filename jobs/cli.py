@@ -74,6 +74,15 @@ def annotate_cli(
         help="Pipelines that work at once, at most: on a cluster that grows, more than fit at "
         "first. Default: as many as fit.",
     ),
+    min_workers: int = typer.Option(
+        1, "--min-workers", help="Workers that are enough, as long as there is work for them."
+    ),
+    wait_minutes: float = typer.Option(
+        10.0,
+        "--wait-minutes",
+        help="For how long the job goes on with fewer than --min-workers, as when machines come "
+        "late or go away, before it ends.",
+    ),
     cpus_per_worker: int = typer.Option(
         1, "--cpus-per-worker", help="CPUs, and so threads, of each worker."
     ),
@@ -126,6 +135,8 @@ def annotate_cli(
             code=code,
             shard_bytes=shard_bytes,
             workers=workers,
+            min_workers=min_workers,
+            wait_minutes=wait_minutes,
             cpus_per_worker=cpus_per_worker,
             gpus_per_worker=gpus_per_worker,
             stall_minutes=stall_minutes,

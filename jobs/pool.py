@@ -23,8 +23,6 @@ from .schedule import Event, Schedule
 if TYPE_CHECKING:
     from .worker import Attempt, Job
 
-#: How long the first worker may take to start and load the pipeline.
-START_SECONDS = 600
 POLL_SECONDS = 0.5
 #: For how long what the board said is believed.
 STALE_SECONDS = 10
@@ -41,6 +39,8 @@ class Resources(NamedTuple):
 
     address (str | None): A Ray cluster; None for one of the job's own, unless RAY_ADDRESS is set.
     workers (int | None): How many pipelines work at once, at most; None for as many as fit.
+    min_workers (int): How many are enough.
+    wait_seconds (float): For how long the job goes on with fewer.
     cpus (int): The CPUs, and so the threads, of a worker.
     gpus (float | None): The share of a GPU that a worker has; None for what suits the GPUs of the
         cluster, if there are any.
@@ -49,6 +49,8 @@ class Resources(NamedTuple):
 
     address: str | None = None
     workers: int | None = None
+    min_workers: int = 1
+    wait_seconds: float = 600
     cpus: int = 1
     gpus: float | None = None
     stall_seconds: float = 3600
@@ -314,7 +316,8 @@ def connected(resources: Resources) -> Iterator[None]:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise JobError(f"Cannot reach a Ray cluster at {address}: {error}") from error
         try:
-            yield
+            with without_deaths():
+                yield
         finally:
             ray.shutdown()
         return
@@ -337,7 +340,8 @@ def connected(resources: Resources) -> Iterator[None]:
                 _temp_dir=folder,
                 **quiet,
             )
-        yield
+        with without_deaths():
+            yield
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
@@ -348,6 +352,21 @@ def connected(resources: Resources) -> Iterator[None]:
 @cache  # Ray remembers the first one of a process
 def password() -> str:
     return secrets.token_hex()
+
+
+@contextlib.contextmanager
+def without_deaths() -> Iterator[None]:
+    """Keep Ray from printing ten lines to standard output for each worker that dies, as it does
+    even when logs are not wanted: the schedule says in one line what follows from it.
+    """
+    from ray._private import worker
+
+    before = getattr(worker, "_worker_logs_enabled", True)
+    worker._worker_logs_enabled = False
+    try:
+        yield
+    finally:
+        worker._worker_logs_enabled = before
 
 
 @contextlib.contextmanager
@@ -444,12 +463,13 @@ def share_out(
             f"Ray has more than {most['CPU']:g} CPUs and {most['GPU']:g} GPUs. Lower "
             "--cpus-per-worker or --gpus-per-worker."
         )
-    if wish.workers and wish.workers > size and not grows:
+    wanted = wish.workers or wish.min_workers
+    if wanted > size and not grows:
         raise JobError(
-            f"{wish.workers} workers of {wish.cpus} CPUs and {gpus:g} GPUs do not fit: this Ray "
-            f"has room for {size}. Lower --workers."
+            f"{wanted} workers of {wish.cpus} CPUs and {gpus:g} GPUs do not fit: this Ray has room "
+            f"for {size}. Lower {'--workers' if wish.workers else '--min-workers'}."
         )
-    return Share(wish.workers or size, wish.cpus, gpus)
+    return Share(wish.workers or max(size, wanted), wish.cpus, gpus)
 
 
 def labels(job: "Job") -> dict[str, str]:
@@ -469,6 +489,7 @@ def run_shards(
     job: "Job",
     resources: Resources,
     show: Callable[[View], None],
+    tell: Callable[[str], None],
 ) -> Generator[tuple[str, str | None], None, None]:
     """Have shards annotated.
 
@@ -476,8 +497,9 @@ def run_shards(
     job (Job): What the workers must know.
     resources (Resources): What the job runs on.
     show (Callable[[View], None]): Told now and then how far the run is.
+    tell (Callable[[str], None]): Told what goes wrong on the way.
     YIELDS (tuple[str, str | None]): The name of a shard, and what went wrong with it, if anything.
-    RAISES (JobError): If no worker fits, or none can be started, or none can go on.
+    RAISES (JobError): If no worker fits, or too few can be started, or none can go on.
     """
     if not work:
         return
@@ -492,14 +514,21 @@ def run_shards(
             memory = ray.get(ray.remote(num_gpus=0.01)(gpu_memory).remote())
         share = share_out(nodes, resources, memory, grows=bool(address_of(resources)))
         pool = RayPool(job, share.cpus, share.gpus)
-        schedule = Schedule(pool, share.workers, resources.stall_seconds, START_SECONDS)
-        tell = gauges(labels(job))
+        schedule = Schedule(
+            pool,
+            share.workers,
+            resources.stall_seconds,
+            resources.min_workers,
+            resources.wait_seconds,
+            tell,
+        )
+        measure = gauges(labels(job))
 
         def look() -> None:
             view = pool.look()
             left = len(schedule.waiting) + len(schedule.busy)
             busy = sum(bool(worker.shard) for worker in view.workers)
-            tell(
+            measure(
                 shards_done=len(work) - left,
                 shards_left=left,
                 workers=len(view.workers),

@@ -223,6 +223,14 @@ class Progress:
             self.line.add(view.seconds, view.rows, view.words)
         self._draw()
 
+    def say(self, what: str) -> None:
+        """Write something that stays, above the live view.
+
+        what (str): A sentence.
+        """
+        with contextlib.suppress(Exception):
+            self.console.print(what, soft_wrap=True, highlight=False, markup=False)
+
     def done(self, name: str) -> None:
         """Know that a shard is done with.
 

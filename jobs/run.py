@@ -61,6 +61,8 @@ def annotate(
     code: str | Path | None = None,
     shard_bytes: int | None = None,
     workers: int | None = None,
+    min_workers: int = 1,
+    wait_minutes: float = 10,
     cpus_per_worker: int = 1,
     gpus_per_worker: float | None = None,
     stall_minutes: float = 60,
@@ -93,6 +95,8 @@ def annotate(
     shard_bytes (int | None): The text in a shard; None for about a thousandth of all, but 1 to 64
         MiB.
     workers (int | None): How many pipelines work at once, at most; None for as many as fit.
+    min_workers (int): How many are enough, as long as there is work for them.
+    wait_minutes (float): For how long the job goes on with fewer, before it ends.
     cpus_per_worker (int): The CPUs, and so the threads, of each.
     gpus_per_worker (float | None): The share of a GPU that each has; None for what suits the GPUs
         there are, if any.
@@ -111,17 +115,30 @@ def annotate(
         "limit": limit,
         "shard_bytes": shard_bytes,
     }
-    sizes = {"workers": workers, "cpus_per_worker": cpus_per_worker}
+    sizes = {
+        "workers": workers,
+        "min_workers": min_workers,
+        "cpus_per_worker": cpus_per_worker,
+    }
     for name, value in {**options, **sizes}.items():
         if isinstance(value, int) and value < 1:
             raise JobError(f"{name} must be at least 1, not {value}.")
-    if stall_minutes <= 0:
-        raise JobError(f"stall_minutes must be more than 0, not {stall_minutes:g}.")
+    for name, minutes in {"wait_minutes": wait_minutes, "stall_minutes": stall_minutes}.items():
+        if minutes <= 0:
+            raise JobError(f"{name} must be more than 0, not {minutes:g}.")
+    if workers and min_workers > workers:
+        raise JobError(f"min_workers, {min_workers}, is more than workers, {workers}.")
     if unknown := [kind for kind in allow if kind not in KINDS]:
         raise JobError(f"There is no --allow {unknown[0]}. Choose from: {', '.join(KINDS)}.")
     console = Terminal(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
     resources = Resources(
-        address, workers, cpus_per_worker, gpus_per_worker, stall_seconds=60 * stall_minutes
+        address=address,
+        workers=workers,
+        min_workers=min_workers,
+        wait_seconds=60 * wait_minutes,
+        cpus=cpus_per_worker,
+        gpus=gpus_per_worker,
+        stall_seconds=60 * stall_minutes,
     )
     refuse_silence(resources)
     with Claim(Folder.at(output), console.print) as claim:
@@ -170,13 +187,14 @@ def carry_out(
     job.output.clear_temporaries()
     todo = {shard.name for shard, _ in work}
     earlier = sum(receipt.rows for name, receipt in receipts.items() if name not in todo)
-    shards = "1 shard" if len(plan.shards) == 1 else f"{len(plan.shards):,} shards"
+    count = "1 shard" if len(plan.shards) == 1 else f"{len(plan.shards):,} shards"
     ready = len(plan.shards) - len(todo)
     before = f", {ready:,} of them done before" if ready else ""
-    console.print(f"{plan.rows:,} rows in {shards}{before}")
+    console.print(f"{plan.rows:,} rows in {count}{before}")
     with Progress(plan, len(todo), earlier, console.quiet) as progress:
         try:
-            with closing(run_shards(work, job, resources, progress.show)) as answers:
+            shards = run_shards(work, job, resources, progress.show, progress.say)
+            with closing(shards) as answers:
                 failures: dict[str, str] = {}
                 for name, failure in answers:
                     progress.done(name)

@@ -6,7 +6,7 @@ one by one, so the next death names the row, which becomes an error; and the sha
 """
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -73,21 +73,26 @@ class Work:
     deaths: int = 0
     given: float = 0.0
 
-    def died(self, marked: tuple[int, int] | None, why: str) -> None:
+    def died(self, marked: tuple[int, int] | None, why: str) -> str | None:
         """Draw conclusions from the death of a worker.
 
         marked (tuple | None): The rows that it was reading, if it said so.
         why (str): How it died.
+        RETURNS (str | None): What a person should know of it.
         """
         attempt = self.attempt
         if not attempt.careful:
             self.attempt = attempt._replace(careful=True)
-        elif marked is None:
+            return f"A worker died at {self.shard.name} ({why}): another one looks for the reason."
+        if marked is None:
             self.deaths += 1
         elif marked[1] - marked[0] > 1:
             self.attempt = attempt._replace(probe=marked, singly=(*attempt.singly, marked))
         else:
-            self.attempt = attempt._replace(known=(*attempt.known, (marked[0], why)))
+            said = f"killed its worker: {why}"
+            self.attempt = attempt._replace(known=(*attempt.known, (marked[0], said)))
+            return f"Row {marked[0]:,} of {self.shard.source} {said}. It becomes an error."
+        return None
 
 
 @dataclass
@@ -97,13 +102,17 @@ class Schedule:
     pool (Pool): The workers.
     size (int): How many there may be at a time.
     stall_seconds (float): A worker of which nothing is heard for so long hangs, and is ended.
-    start_seconds (float): How long the first worker may take to be ready.
+    least (int): How many workers are enough, as long as there is work for them.
+    wait_seconds (float): For how long the job goes on with fewer.
+    tell (Callable[[str], None]): Told what a person should know.
     """
 
     pool: Pool
     size: int
     stall_seconds: float
-    start_seconds: float
+    least: int
+    wait_seconds: float
+    tell: Callable[[str], None]
     waiting: deque[Work] = field(default_factory=deque)
     busy: dict[int, Work] = field(default_factory=dict)
     idle: list[int] = field(default_factory=list)
@@ -117,7 +126,8 @@ class Schedule:
         work (Sequence[tuple[Shard, Attempt]]): The shards, and how to begin with each.
         YIELDS (tuple[str, str | None]): The name of a shard that is done with, and what went wrong
             with it, if anything.
-        RAISES (JobError): If no worker can be started, or nothing succeeds any more.
+        RAISES (JobError): If no worker can be started, or there are too few of them for too long,
+            or nothing succeeds any more.
         """
         largest_first = sorted(work, key=lambda pair: -pair[0].size)
         self.waiting.extend(Work(shard, attempt) for shard, attempt in largest_first)
@@ -128,7 +138,7 @@ class Schedule:
                 self.pool.stop(worker)
 
     def _until_done(self) -> Generator[tuple[str, str | None], None, None]:
-        began, unlucky_starts, unlucky_shards, ever_ready = self.pool.clock(), 0, 0, False
+        unlucky_starts, unlucky_shards, when_enough = 0, 0, self.pool.clock()
         while self.waiting or self.busy:
             self._staff()
             events = self.pool.events(POLL_SECONDS) + self._hanging()
@@ -137,7 +147,7 @@ class Schedule:
                 if event.kind == "ready":
                     self.starting.discard(event.worker)
                     self.idle.append(event.worker)
-                    unlucky_starts, ever_ready = 0, True
+                    unlucky_starts = 0
                 elif event.kind in ("died", "stopped"):
                     if event.worker in self.idle:
                         self.idle.remove(event.worker)
@@ -160,10 +170,15 @@ class Schedule:
                     yield tried.shard.name, event.why
                 if event.lasting or unlucky_shards == SHARDS + self.size:
                     raise JobError(f"The job stopped, as it could not go on: {event.why}")
-            if not ever_ready and self.pool.clock() - began > self.start_seconds:
+            ready, left = len(self.idle) + len(self.busy), len(self.busy) + len(self.waiting)
+            if ready >= min(self.least, left):
+                when_enough = self.pool.clock()
+            elif self.pool.clock() - when_enough > self.wait_seconds:
+                few = f"Only {ready} of at least {self.least} workers were ready"
                 raise JobError(
-                    f"No worker was ready after {self.start_seconds:.0f} seconds: the cluster has "
-                    "no room for one, or the pipeline takes longer to load."
+                    f"{few if ready else 'No worker was ready'} for {self.wait_seconds / 60:g} "
+                    "minutes: the cluster has no room for more, or the pipeline takes longer to "
+                    "load. Wait longer with --wait-minutes."
                 )
 
     def _staff(self) -> None:
@@ -197,13 +212,19 @@ class Schedule:
         event (Event): What happened.
         RETURNS (bool): Whether it is.
         """
+        shard = work.shard.name
         if event.kind == "stopped":
+            self.tell(f"A worker left {shard}, as {event.why}: another one begins it again.")
             return True
         if event.kind == "done":  # nothing happened to the rows one by one
             work.attempt = work.attempt._replace(probe=None)
             return True
         if event.kind == "failed":
             work.failures += 1
-            return not event.lasting and work.failures < FAILURES
-        work.died(self.pool.marked(work.shard.name), f"killed its worker: {event.why}")
+            again = not event.lasting and work.failures < FAILURES
+            if again:
+                self.tell(f"{shard} failed and is tried once more: {event.why}")
+            return again
+        if known := work.died(self.pool.marked(shard), event.why):
+            self.tell(known)
         return work.deaths < DEATHS

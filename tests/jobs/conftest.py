@@ -55,7 +55,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Run jobs without Ray. Returns the names of the shards that are worked at."""
     worked: list[str] = []
 
-    def run_shards(work, job, resources, show) -> Iterator[tuple[str, str | None]]:
+    def run_shards(work, job, resources, show, tell) -> Iterator[tuple[str, str | None]]:
         if not work:
             return
         worker = Worker(job)

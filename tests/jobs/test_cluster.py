@@ -50,6 +50,9 @@ def test_a_cluster_may_grow():
         share_out(empty, Resources(workers=50), None, grows=False)
     with pytest.raises(JobError, match="1 CPUs"):
         share_out(empty, Resources(), None, grows=True)
+    assert share_out([CPU_NODE], Resources(min_workers=50), None, grows=True).workers == 50
+    with pytest.raises(JobError, match=r"50 workers .* do not fit.* Lower --min-workers"):
+        share_out([CPU_NODE], Resources(min_workers=50), None, grows=False)
 
 
 @pytest.fixture(scope="module")

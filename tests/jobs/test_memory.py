@@ -16,7 +16,7 @@ from spacy_albert_jobs.worker import Worker
 
 workers.ROW_GROUP_BYTES = 1 << 20  # which the smaller of both fills, too
 
-def run_shards(work, job, resources, show):
+def run_shards(work, job, resources, show, tell):
     worker = Worker(job)
     for shard, attempt in work:
         worker.annotate(shard, attempt)

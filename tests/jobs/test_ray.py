@@ -73,6 +73,25 @@ def test_documents_that_kill_their_workers_become_errors(ray, stumbler, tmp_path
 
 
 @pytest.mark.slow
+def test_a_worker_that_dies_is_one_line_of_what_the_command_says(stumbler, tmp_path):
+    values = texts(0, 20)
+    values[7] = "DIE"
+    write(tmp_path / "in.parquet", pa.table({"text": values}), 10)
+    command = ["-m", "spacy", "albert", "annotate", str(stumbler), "in.parquet", "out"]
+    ended = subprocess.run(
+        [sys.executable, *command, "--code", str(CODE), "--workers", "1"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    why = "killed its worker: out of memory, or a crash in native code"
+    assert ended.stderr.count(f"Row 7 of in.parquet {why}. It becomes an error.\n") == 1
+    assert ended.stderr.count("A worker died at part-") == 1
+    assert "raylet" not in ended.stdout + ended.stderr
+
+
+@pytest.mark.slow
 def test_a_document_that_hangs_becomes_an_error(ray, stumbler, tmp_path):
     values = texts(0, 20)
     values[7] = "HANG"

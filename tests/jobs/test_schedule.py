@@ -114,8 +114,14 @@ def shards_of(sizes: list[int], rows: int = 10) -> list[Shard]:
     return [Shard(f"part-{n}", "in", (0, 1), n * rows, rows, size) for n, size in enumerate(sizes)]
 
 
-def run(pool: MadeUpPool, shards: list[Shard], workers: int = 2) -> dict[str, str | None]:
-    schedule = Schedule(pool, workers, stall_seconds=3600, start_seconds=600)
+def run(
+    pool: MadeUpPool,
+    shards: list[Shard],
+    workers: int = 2,
+    least: int = 1,
+    tell: Callable[[str], None] = str,
+) -> dict[str, str | None]:
+    schedule = Schedule(pool, workers, 3600, least, 600, tell)
     answers = list(schedule.run([(shard, Attempt()) for shard in shards]))
     assert len(answers) == len(dict(answers)) == len(shards)
     assert not schedule.busy
@@ -200,8 +206,56 @@ def test_workers_that_cannot_start():
 
 def test_workers_for_which_there_is_no_room():
     pool = MadeUpPool(start_seconds=FOREVER)
-    with pytest.raises(JobError, match="No worker was ready after 600 seconds"):
+    with pytest.raises(JobError, match=r"No worker was ready for 10 minutes: .*--wait-minutes"):
         run(pool, shards_of([1] * 10))
+
+
+def test_fewer_workers_than_are_enough():
+    pool = MadeUpPool(lambda worker, shard: 50.0)
+    start = pool.start
+
+    def one_and_no_more() -> int:
+        pool.start_seconds = FOREVER if pool.began else 1.0
+        return start()
+
+    pool.start = one_and_no_more  # type: ignore[method-assign]
+    with pytest.raises(JobError, match="Only 1 of at least 3 workers were ready for 10 minutes"):
+        run(pool, shards_of([1] * 40), workers=4, least=3)
+    assert 600 < pool.time < 800
+    assert not pool.alive
+    # with as little left as one worker does, one is enough
+    pool = MadeUpPool(lambda worker, shard: 1000.0)
+    assert run(pool, shards_of([1, 1]), workers=4, least=3) == {"part-0": None, "part-1": None}
+
+
+def test_workers_that_go_away_and_do_not_come_back():
+    pool = MadeUpPool(trouble=[("stopped", "its machine is gone", False)])
+    start = pool.start
+
+    def once() -> int:
+        pool.start_seconds = FOREVER if pool.given else 1.0
+        return start()
+
+    pool.start = once  # type: ignore[method-assign]
+    with pytest.raises(JobError, match="No worker was ready for 10 minutes"):
+        run(pool, shards_of([1]))
+
+
+def test_a_person_is_told_what_goes_wrong_in_a_line_each():
+    said: list[str] = []
+    run(MadeUpPool(poison={"part-0": {1, 6}}), shards_of([1]), tell=said.append)
+    assert said == [
+        "A worker died at part-0 (a crash): another one looks for the reason.",
+        "Row 1 of in killed its worker: a crash. It becomes an error.",
+        "Row 6 of in killed its worker: a crash. It becomes an error.",
+    ]
+    said.clear()
+    trouble = [("failed", "OSError: again", False), ("stopped", "its machine is gone", False)]
+    run(MadeUpPool(trouble=trouble), shards_of([1]), tell=said.append)
+    assert said == [
+        "A worker left part-0, as its machine is gone: another one begins it again.",
+        "part-0 failed and is tried once more: OSError: again",
+    ]
 
 
 def test_workers_that_come_late_take_part():
