@@ -265,7 +265,7 @@ def _compile(run: Engine) -> None:
 def _profile(directory: Path, device: str, windows: np.ndarray) -> Iterator[str]:
     """YIELDS (str): The kernels that take longest, with their share of the time."""
     run = Engine(build_albert(load_checkpoint(directory)).eval(), device, "bfloat16")
-    lengths = windows[next(batches(windows, 65_536))]
+    lengths = windows[batches(windows, 65_536)[0]]
     ids = np.full(lengths.sum(), 5)
     with torch.inference_mode():
         run(ids, lengths)

@@ -116,7 +116,7 @@ class Reader:
         """
         lengths = reading.window_stops - reading.window_starts + 2
         lanes = self.engine.lanes(int(lengths.sum()))
-        ahead = batches(lengths, self.engine.budget(self.window, lanes))
+        ahead = batches(lengths, self.engine.budget(self.window, lanes), lanes)
 
         def read(windows: np.ndarray) -> list[tuple[Batch, list[Tensor]]]:
             return list(self._read_windows(reading, windows, readouts, lanes))

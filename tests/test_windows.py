@@ -136,14 +136,22 @@ def test_an_endless_token_is_divided_in_the_middle_of_what_windows_share():
 lengths_of_windows = st.lists(st.integers(2, 512), max_size=200).map(np.array)
 
 
-@given(lengths_of_windows, st.integers(2, 5000))
-def test_batches_hold_every_window_once_within_the_budget(lengths, budget):
-    found = list(batches(lengths, budget))
+@given(lengths_of_windows, st.integers(2, 5000), st.integers(1, 4))
+def test_batches_hold_every_window_once_within_the_budget(lengths, budget, lanes):
+    found = batches(lengths, budget, lanes)
     assert sorted(i for batch in found for i in batch) == list(range(len(lengths)))
     for batch in found:
         assert len(batch) == 1 or len(batch) * lengths[batch].max() <= budget
     laid_out = [lengths[i] for batch in found for i in batch]
     assert laid_out == sorted(laid_out, reverse=True)
+
+
+def test_lanes_have_as_many_batches_each():
+    lengths = np.random.default_rng(0).integers(32, 386, 64)
+    assert len(batches(lengths, 768)) == 23
+    assert len(batches(lengths, 768, lanes=2)) == 24
+    # but not at any price
+    assert len(batches(np.array([512] * 7), 768, lanes=4)) == 7
 
 
 @given(lengths_of_windows, st.integers(2, 5000), st.randoms())
