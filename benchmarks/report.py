@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from .claims import Claim, check, ratio, speed_of
+from .claims import Claim, check, row_of, times
 
 EDGES = (16, 32, 64, 128, 256, 512)
 
@@ -68,7 +68,7 @@ def _run(results: dict[str, Any]) -> list[str]:
 
 
 def _contenders(results: dict[str, Any]) -> list[str]:
-    peer = speed_of(results, "spacy-transformers", "float32")
+    peer = row_of(results, "spacy-transformers", "float32")
     head = (
         "reads with",
         "precision",
@@ -92,7 +92,7 @@ def _contenders(results: dict[str, Any]) -> list[str]:
                 row["precision"],
                 f"{row['words_per_second']:.0f}",
                 f"{min(speeds):.0f}-{max(speeds):.0f}",
-                _times(ratio(row["words_per_second"], peer)),
+                _times(times(row, peer)),
                 _percent(row["share_of_ceiling"]),
                 f"{row['peak_mb']:.0f}",
                 setting or row.get("executor"),
@@ -101,8 +101,8 @@ def _contenders(results: dict[str, Any]) -> list[str]:
     rounds = results["settings"]["rounds"]
     return [
         *table(rows),
-        f"words/s: median of {rounds} rounds in turns; × s-t: in speeds of spacy-transformers; "
-        "ceiling: share of it",
+        f"words/s: median of {rounds} rounds in turns; × s-t: in speeds of spacy-transformers, in "
+        "the median round; ceiling: share of it",
     ]
 
 
