@@ -121,10 +121,14 @@ def measure(args: argparse.Namespace, size: Size, folder: Path) -> dict[str, Any
     )
     shape = made["shape"]
     errors: dict[str, str] = {}
+    # where things lie on this machine is nobody's affair
+    meta = json.loads(Path(args.pipeline, "meta.json").read_text("utf8"))
+    pipeline = "{lang}_{name} {version}".format(**meta)
+    asked = {**vars(args), "output": args.output.name, "pipeline": pipeline}
     results: dict[str, Any] = {
         "machine": machine.describe(),
         "versions": machine.versions(),
-        "settings": {**vars(args), "output": str(args.output), **asdict(size)},
+        "settings": {**asked, **asdict(size)},
         "texts": describe(read, made["lengths"], shape),
         "errors": errors,
     }
