@@ -197,10 +197,20 @@ class RayPool:
 
     def __init__(self, job: "Job", cpus: int, gpus: float) -> None:
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         self.ray = ray
         self.job, self.cpus, self.gpus = ray.put(job), cpus, gpus
-        self.board: Any = ray.remote(num_cpus=0)(Board).remote()
+        self.board: Any = (
+            ray.remote(num_cpus=0)(Board)
+            .options(
+                # with this process, so that it does not go away with a machine of workers
+                scheduling_strategy=NodeAffinitySchedulingStrategy(
+                    ray.get_runtime_context().get_node_id(), soft=False
+                )
+            )
+            .remote()
+        )
         self.actors: dict[int, Any] = {}
         self.awaited: dict[Any, tuple[int, str]] = {}  # by what Ray will answer with
         self.number = 0

@@ -10,7 +10,7 @@ from tables import CODE, read, write
 
 from spacy_albert_jobs import annotate, progress
 from spacy_albert_jobs.errors import JobError
-from spacy_albert_jobs.pool import PER_GPU, Resources, View, share_out
+from spacy_albert_jobs.pool import PER_GPU, RayPool, Resources, View, share_out
 
 GPU_NODE, CPU_NODE = {"CPU": 4.0, "GPU": 1.0}, {"CPU": 16.0}
 GIB = 1 << 30
@@ -70,6 +70,19 @@ def cluster() -> Iterator[Any]:
     yield cluster
     ray.shutdown()
     cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_the_board_is_where_the_driver_is(cluster):
+    """Or else it would go away with any machine, and the job with it."""
+    import ray
+
+    def where(board: Any = None) -> str:
+        return ray.get_runtime_context().get_node_id()
+
+    boards = [RayPool(None, 1, 0.0).board for _ in range(6)]  # type: ignore[arg-type]
+    found = ray.get([board.__ray_call__.remote(where) for board in boards])
+    assert found == [where()] * 6
 
 
 @pytest.mark.slow
