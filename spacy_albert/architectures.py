@@ -21,6 +21,8 @@ def albert(
     batch_pieces: Optional[int] = None,
     device: str = "auto",
     precision: str = "auto",
+    training_precision: str = "float32",
+    learn_rate_factor: float = 1.0,
 ) -> Model:
     """Make an ALBERT encoder (spacy-albert.Albert.v1).
 
@@ -32,17 +34,27 @@ def albert(
     device (str): "auto" (a GPU if torch sees one), "cpu", "cuda", "cuda:N" or "mps".
     precision (str): What annotation computes in: "float32", "bfloat16", "int8" (on a CPU, with
         OpenVINO), or "auto", which is bfloat16 where the hardware multiplies it, else float32.
-        Training computes in float32.
+    training_precision (str): What the matrix products of training compute in: "float32",
+        "bfloat16", or "auto", as above. Weights and sums are in float32 all the same.
+    learn_rate_factor (float): The encoder learns at so many times the rate of [training.optimizer],
+        its heads at that rate.
     RETURNS (Model[List[Doc], Activations]): The encoder.
     """
     from .layers import albert_layer
 
+    if learn_rate_factor <= 0:
+        raise ValueError(
+            f"learn_rate_factor is {learn_rate_factor}; it must be above 0. An encoder that is not "
+            "to learn belongs in [training] frozen_components."
+        )
     return albert_layer(
         window=window,
         overlap=overlap,
         batch_pieces=batch_pieces,
         device=device,
         precision=precision,
+        training_precision=training_precision,
+        learn_rate_factor=learn_rate_factor,
     )
 
 

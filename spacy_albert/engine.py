@@ -86,6 +86,24 @@ def choose_on_cpu(device: torch.device, precision: str) -> Choice:
     return Choice(device, precision, "openvino", "as set")
 
 
+def choose_for_training(device: str, precision: str) -> torch.dtype:
+    """Choose what the matrix products of training compute in.
+
+    device (str): As for `choose`.
+    precision (str): "auto" (what annotation takes by itself there), "float32" or "bfloat16".
+    RETURNS (torch.dtype): torch.float32 or torch.bfloat16.
+    RAISES (ValueError): If there is no such precision.
+    """
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ValueError(
+            f"There is no training precision {precision!r}. Choose from: 'auto', 'float32', "
+            "'bfloat16'."
+        )
+    if precision == "auto":
+        precision = choose(device).precision
+    return getattr(torch, precision)
+
+
 def choose_device(device: str) -> torch.device:
     """Turn a device setting into a torch device.
 
@@ -110,7 +128,8 @@ class Engine:
     """Run ALBERT over windows.
 
     Annotation takes the executor that was chosen, made of the weights as they are by then.
-    Training, where gradients are enabled, runs in float32 on the model itself.
+    Training, where gradients are enabled, runs with torch on the model itself, whose weights stay
+    in float32.
     """
 
     def __init__(
@@ -119,6 +138,7 @@ class Engine:
         device: str = "auto",
         precision: str = "auto",
         batch_pieces: int | None = None,
+        training_precision: str = "float32",
     ):
         """Place a model on its device.
 
@@ -127,12 +147,15 @@ class Engine:
         precision (str): "auto", "float32", "bfloat16" or "int8".
         batch_pieces (int | None): The most pieces in a batch; None: as many as the device is best
             at, and has memory for.
+        training_precision (str): "auto", "float32" or "bfloat16".
         RAISES (ValueError): If that cannot be had here.
         """
         self.choice = choose(device, precision)
         self.device = self.choice.device
         self.model = model.to(self.device)
-        self._trainer = FlatExecutor(self.model)
+        self._trainer = FlatExecutor(
+            self.model, choose_for_training(device, training_precision), is_trained=True
+        )
         self._annotators: dict[int, Executor] = {}  # by number of lanes
         self._made_of: list[tuple[int, int]] = []
         self._budget = batch_pieces
@@ -175,7 +198,7 @@ class Engine:
             from .executors.openvino import OpenVinoExecutor
 
             return OpenVinoExecutor(self.model, precision, torch.get_num_threads(), lanes)
-        return self._trainer if precision == "float32" else FlatExecutor(self.model, torch.bfloat16)
+        return FlatExecutor(self.model, getattr(torch, precision))
 
     def lanes(self, n_pieces: int) -> int:
         """Decide how many batches to compute side by side. On a CPU, cores that each have a batch

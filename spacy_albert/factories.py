@@ -39,6 +39,8 @@ TEXTCAT_SCORES = {
             "batch_pieces": None,
             "device": "auto",
             "precision": "auto",
+            "training_precision": "float32",
+            "learn_rate_factor": 1.0,
         }
     },
 )

@@ -112,13 +112,15 @@ class AlbertListener(Model):
         return self.upstream
 
 
-def albert_layer(**settings: Any) -> Model:
+def albert_layer(learn_rate_factor: float = 1.0, **settings: Any) -> Model:
     """Make an encoder without weights.
 
+    learn_rate_factor (float): It learns at so many times the optimizer's rate.
     **settings: Arguments of Reader.
     RETURNS (Model[list[Doc], Activations]): The encoder.
     """
-    return Model("albert", albert_forward, shims=[EncoderShim(settings)], dims={"nO": None})
+    shim = EncoderShim(settings, learn_rate_factor)
+    return Model("albert", albert_forward, shims=[shim], dims={"nO": None})
 
 
 def head_layer(tok2vec: Model, kind: str, **settings: Any) -> Model:

@@ -51,6 +51,7 @@ class Reader:
         batch_pieces: int | None = None,
         device: str = "auto",
         precision: str = "auto",
+        training_precision: str = "float32",
     ):
         """Put an encoder and a tokenizer together.
 
@@ -63,6 +64,7 @@ class Reader:
             the device is best at, and has memory for.
         device (str): "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision (str): "auto", "float32", "bfloat16" or "int8".
+        training_precision (str): "auto", "float32" or "bfloat16".
         RAISES (ValueError): If the settings do not fit the model or the machine.
         """
         config = model.config
@@ -91,7 +93,7 @@ class Reader:
         self.tokenizer = tokenizer
         self.window = window
         self.overlap = overlap
-        self.engine = Engine(model, device, precision, batch_pieces)
+        self.engine = Engine(model, device, precision, batch_pieces, training_precision)
 
     def prepare(self, texts: Texts) -> Reading:
         """Tokenise texts, give each token its pieces, and cut windows.

@@ -29,6 +29,8 @@ class TorchShim(Shim):
 
     #: Where this shim's files lie in the folder of its component.
     folder: str
+    #: The module learns at so many times the optimizer's rate.
+    learn_rate_factor = 1.0
 
     def __init__(self) -> None:
         super().__init__(None)
@@ -67,7 +69,7 @@ class TorchShim(Shim):
             nn.utils.clip_grad_norm_(parameters, optimizer.grad_clip)
         stepper = self._stepper(optimizer)
         for group in stepper.param_groups:
-            group["lr"] = optimizer.learn_rate
+            group["lr"] = optimizer.learn_rate * self.learn_rate_factor
             group["weight_decay"] = optimizer.L2 if group["decays"] else 0.0
             if "betas" in group:
                 group["betas"], group["eps"] = (optimizer.b1, optimizer.b2), optimizer.eps
@@ -159,13 +161,15 @@ class EncoderShim(TorchShim):
         '{"encoder": {"@misc": "spacy-albert.Checkpoint.v1", "path": ...}}'
     )
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any], learn_rate_factor: float = 1.0) -> None:
         """Make an encoder without weights.
 
         settings (dict[str, Any]): Arguments of Reader.
+        learn_rate_factor (float): It learns at so many times the optimizer's rate.
         """
         super().__init__()
         self.settings = settings
+        self.learn_rate_factor = learn_rate_factor
         self._reader: Reader | None = None
 
     @property

@@ -319,13 +319,43 @@ def test_weights_that_change_are_seen(precision):
     assert relative_error(after.float(), one_by_one(model)) < TOLERANCE[precision]
 
 
-def test_training_computes_in_float32():
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_computes_in_a_precision_of_its_own(precision):
     model = make_model()
     ids, _ = flat_batch(LENGTHS)
-    states = Engine(model, "cpu", "int8")(ids.numpy(), LENGTHS)
-    assert relative_error(states, one_by_one(model)) < 1e-6
+    states = Engine(model, "cpu", "int8", training_precision=precision)(ids.numpy(), LENGTHS)
+    assert states.dtype == torch.float32
+    assert relative_error(states, one_by_one(model)) < TOLERANCE[precision]
     states.sum().backward()
-    assert all(p.grad is not None for name, p in model.named_parameters() if "pooler" not in name)
+    for name, weight in model.named_parameters():
+        assert "pooler" in name or weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_gradients_in_bfloat16_are_close_to_those_in_float32(shape):
+    ids, _ = flat_batch(LENGTHS)
+    gradients = []
+    for precision in ("float32", "bfloat16"):
+        model = make_model(**shape)
+        states = Engine(model, "cpu", training_precision=precision)(ids.numpy(), LENGTHS)
+        torch.manual_seed(1)
+        states.backward(torch.randn_like(states))
+        weights = [p for name, p in model.named_parameters() if "pooler" not in name]
+        gradients.append([weight.grad for weight in weights])
+    for exact, rounded in zip(*gradients, strict=True):
+        assert relative_error(rounded, exact) < 0.1
+    flat = (torch.cat([grad.flatten() for grad in of]) for of in reversed(gradients))
+    assert 1e-4 < relative_error(*flat) < 0.05
+
+
+def test_auto_trains_in_what_annotation_takes_by_itself(monkeypatch):
+    chosen = engine_module.Choice(torch.device("cpu"), "bfloat16", "openvino", "for the test")
+    monkeypatch.setattr(engine_module, "choose", lambda *_: chosen)
+    engine = Engine(make_model(), training_precision="auto")
+    assert engine._trainer.dtype == torch.bfloat16
+    assert Engine(make_model())._trainer.dtype == torch.float32
+    with pytest.raises(ValueError, match="no training precision 'int8'"):
+        Engine(make_model(), training_precision="int8")
 
 
 def test_an_engine_goes_to_another_process():

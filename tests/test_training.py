@@ -262,6 +262,27 @@ def test_a_batch_of_nothing_but_empty_documents_is_passed_over(vocabulary):
     assert equal(before, all_weights(nlp))
 
 
+# Precision
+
+
+def test_bfloat16_learns_what_float32_does(vocabulary):
+    """The weights stay in float32, the first step leads about the same way, and all is learned."""
+    ways = {}
+    for precision in ("float32", "bfloat16"):
+        nlp = initialized(vocabulary, encoder={"training_precision": precision})
+        before = weights(nlp, "albert")
+        nlp.update(examples(nlp), sgd=False)
+        finish(nlp, optimizer(beta1=0.0, beta2=0.0))
+        after = weights(nlp, "albert")
+        assert {weight.dtype for weight in after.values()} == {torch.float32}
+        ways[precision] = torch.cat([(before[key] - after[key]).flatten() for key in before])
+    error = (ways["bfloat16"] - ways["float32"]).norm() / ways["float32"].norm()
+    assert 1e-4 < error < 0.05
+    train(nlp, examples(nlp))
+    for row, text in enumerate(TEXTS):
+        assert found(nlp, text) == gold(nlp, row)
+
+
 # Frozen and annotating components
 
 
@@ -452,6 +473,27 @@ def test_the_learning_rate_follows_its_schedule(vocabulary):
         finish(nlp, sgd)
         step = before["head.classifier.bias"] - weights(nlp, "ner")["head.classifier.bias"]
         torch.testing.assert_close(step, rate * grad, rtol=0, atol=1e-7)
+
+
+def test_an_encoder_can_learn_more_slowly_than_its_heads(vocabulary):
+    """Shared or its own, it steps at its own share of the rate; its heads at all of it."""
+    moved = {}
+    for factor in (1.0, 0.25):
+        nlp = initialized(vocabulary, ["textcat"], ["ner"], encoder={"learn_rate_factor": factor})
+        before = all_weights(nlp)
+        nlp.update(examples(nlp), sgd=False)
+        finish(nlp, optimizer(beta1=0.0, beta2=0.0))
+        after = all_weights(nlp)
+        moved[factor] = {key: before[key] - after[key] for key in before}
+    for key, whole in moved[1.0].items():
+        share = 0.25 if ".encoder." in key else 1.0
+        torch.testing.assert_close(moved[0.25][key], share * whole, rtol=1e-3, atol=1e-7)
+    assert any(step.abs().max() > 1e-4 for key, step in moved[1.0].items() if ".encoder." in key)
+
+
+def test_an_encoder_that_does_not_learn_is_frozen_instead(vocabulary):
+    with pytest.raises(ValueError, match=r"learn_rate_factor is 0.0.*frozen_components"):
+        blank(vocabulary, ["ner"], encoder={"learn_rate_factor": 0.0})
 
 
 def test_biases_and_layer_norms_do_not_decay(vocabulary):

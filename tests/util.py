@@ -77,6 +77,7 @@ def blank(
     vocabulary: Path,
     heads: Sequence[str] = tuple(FACTORIES),
     own: Sequence[str] = (),
+    encoder: dict[str, Any] | None = None,
     **config: Any,
 ) -> Language:
     """A pipeline that is ready for `nlp.initialize`, and in float32 says the same everywhere.
@@ -84,6 +85,7 @@ def blank(
     vocabulary (Path): A spiece.model.
     heads (Sequence[str]): Heads that listen to one encoder.
     own (Sequence[str]): Heads with an encoder of their own.
+    encoder (dict[str, Any] | None): Settings of the encoder's model.
     **config: Changes to the configuration of ALBERT.
     """
     nlp = spacy.blank("en")
@@ -94,11 +96,11 @@ def blank(
     }
     settings = nlp.config["initialize"]["components"]
     if heads:
-        nlp.add_pipe("albert", config={"model": {"precision": "float32"}})
+        nlp.add_pipe("albert", config={"model": {"precision": "float32", **(encoder or {})}})
         settings["albert"] = {"encoder": start}
     for name in (*heads, *own):
-        encoder = {"@architectures": "spacy-albert.Albert.v1", "precision": "float32"}
-        model = {"tok2vec": encoder}
+        mine = {"@architectures": "spacy-albert.Albert.v1", "precision": "float32"}
+        model = {"tok2vec": {**mine, **(encoder or {})}}
         nlp.add_pipe(FACTORIES[name], name=name, config={"model": model} if name in own else {})
         settings[name] = {"encoder": start} if name in own else {}
         if name in LABELS:

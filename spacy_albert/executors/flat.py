@@ -28,14 +28,16 @@ class FlatExecutor(Executor):
     layer.
     """
 
-    def __init__(self, model: Albert, dtype: torch.dtype = torch.float32):
+    def __init__(self, model: Albert, dtype: torch.dtype = torch.float32, is_trained: bool = False):
         """Take a model over.
 
         model (Albert): The encoder, on its device.
         dtype (torch.dtype): torch.float32 or torch.bfloat16, which takes a copy, cast once.
+        is_trained (bool): Take no copy, but cast the weights themselves in every call, once for all
+            depths: so gradients reach them.
         """
-        self.model, self.dtype = model, dtype
-        if dtype != torch.float32:
+        self.model, self.dtype, self.is_trained = model, dtype, is_trained
+        if dtype != torch.float32 and not is_trained:
             self.model = copy.deepcopy(model)
             for part in self.model.groups.modules():
                 if isinstance(part, nn.Linear):
@@ -43,11 +45,13 @@ class FlatExecutor(Executor):
 
     def __call__(self, hidden: Tensor, lengths: np.ndarray) -> Tensor:
         is_cast = self.dtype != torch.float32
-        if hidden.is_cuda and is_cast and varlen:
+        # The kernel for windows of all lengths has no dropout
+        drops = self.model.training and self.model.config.attention_probs_dropout_prob > 0
+        if hidden.is_cuda and is_cast and varlen and not drops:
             attend = varlen_attention(lengths, hidden.device)
         else:
             attend = padded_attention(lengths, hidden.device)
-        with torch.autocast(hidden.device.type, self.dtype, is_cast, cache_enabled=False):
+        with torch.autocast(hidden.device.type, self.dtype, is_cast, self.is_trained):
             for layer in self.model.layers_by_depth():
                 hidden = layer.transform(hidden, attend(layer, layer.qkv(hidden)))  # (P, H)
         return hidden
