@@ -2,12 +2,13 @@
 
 Two ways lead through the same weights. `read` is for annotation: the encoder reads once and the
 heads take what they need from each batch. `begin_update` is for training: the encoder's states
-become leaves of the heads' graphs, every head's gradient adds up in them, and the encoder goes
-backward once.
+become leaves of the heads' graphs, every head leaves its gradient in one of them, and the encoder
+goes backward once.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -23,12 +24,29 @@ from .texts import texts_of
 from .transfer import to_cpu
 
 
+class Gradient(NamedTuple):
+    """The gradient of a head's loss by its logits: of the sum, which adds up from batch to batch
+    of a step, and of how many terms.
+    """
+
+    by_doc: list[Tensor]
+    n_terms: int
+
+
 class Activations:
     """What the encoder made of a training batch, and the way back into it."""
 
-    def __init__(self, docs: Sequence[Doc], reading: Reading, pieces: Tensor, windows: Tensor):
+    def __init__(
+        self,
+        encoder: EncoderShim,
+        docs: Sequence[Doc],
+        reading: Reading,
+        pieces: Tensor,
+        windows: Tensor,
+    ):
         """Cut the graph between encoder and heads.
 
+        encoder (EncoderShim): The encoder.
         docs (Sequence[Doc]): The documents read.
         reading (Reading): How they were read.
         pieces (Tensor): State of each piece, (P, H).
@@ -36,8 +54,11 @@ class Activations:
         """
         self.docs = list(docs)
         self.reading = reading
+        #: Of how many terms of its loss each head's gradient is the sum.
+        self.n_terms: Counter[Readout] = Counter()
+        self._encoder = encoder
         self._roots = {"pieces": pieces, "windows": windows}
-        self._leaves = {unit: t.detach().requires_grad_() for unit, t in self._roots.items()}
+        self._leaves: list[tuple[Readout, Tensor]] = []  # one a head, as heads differ in terms
 
     def apply(self, readout: Readout) -> list[Tensor]:
         """Compute a head's answers, ready to be differentiated.
@@ -45,24 +66,39 @@ class Activations:
         readout (Readout): The head.
         RETURNS (list[Tensor]): One tensor a document.
         """
-        rows = readout.pool(readout(self._leaves[readout.unit]), self.reading)
+        leaf = self._roots[readout.unit].detach().requires_grad_()
+        self._leaves.append((readout, leaf))
+        rows = readout.pool(readout(leaf), self.reading)
         return readout.split(rows, self.reading)
 
-    def backward(self) -> bool:
+    def backward(self, is_last: bool) -> None:
         """Send the gradients that heads left here into the encoder.
 
-        RETURNS (bool): Whether there were any.
+        A step is along the mean of each head's loss, and of how many terms is known when the last
+        batch of the step is there. That one goes backward for all heads at once. Those before it
+        go head by head, lest their graphs be kept till then.
+
+        is_last (bool): Whether a step follows.
         """
         ways = [
-            (self._roots[unit], leaf.grad)
-            for unit, leaf in self._leaves.items()
-            if leaf.grad is not None
+            (self._roots[head.unit], leaf.grad, self._encoder.sum_of(head))
+            for head, leaf in self._leaves
+            if leaf.grad is not None and self._roots[head.unit].requires_grad
         ]
-        trained = [(root, grad) for root, grad in ways if root.requires_grad]
-        if trained:
-            roots, grads = zip(*trained)
-            torch.autograd.backward(roots, grads)
-        return bool(ways)
+        if not ways:
+            return
+        for head, n_terms in self.n_terms.items():
+            self._encoder.sum_of(head).n_terms += n_terms
+        if is_last:
+            roots, gradients = zip(*((root, grad / sent.divisor) for root, grad, sent in ways))
+            torch.autograd.backward(roots, gradients)
+            return
+        weights = [p for p in self._encoder.module.parameters() if p.requires_grad]
+        for number, (root, grad, sent) in enumerate(ways, start=1):
+            found = torch.autograd.grad(
+                root, weights, grad, retain_graph=number < len(ways), allow_unused=True
+            )
+            sent.add({weight: part for weight, part in zip(weights, found) if part is not None})
 
     def is_of(self, docs: Sequence[Doc]) -> bool:
         """RETURNS (bool): Whether these are the activations of these documents."""
@@ -72,7 +108,7 @@ class Activations:
     def is_awaited(self) -> bool:
         """RETURNS (bool): Whether the encoder is in training and no head has been here yet."""
         trains = any(root.requires_grad for root in self._roots.values())
-        return trains and all(leaf.grad is None for leaf in self._leaves.values())
+        return trains and all(leaf.grad is None for _, leaf in self._leaves)
 
 
 class Answers(WeakKeyDictionary[Doc, Tensor]):
@@ -207,7 +243,7 @@ def activate(model: Model, docs: Sequence[Doc], is_train: bool) -> Activations:
     encoder.module.train(is_train)
     with torch.set_grad_enabled(is_train):
         pieces, windows = encoder.reader.read(reading, [States(), ClsStates()])
-    return Activations(docs, reading, pieces, windows)
+    return Activations(encoder, docs, reading, pieces, windows)
 
 
 def albert_forward(
@@ -217,7 +253,7 @@ def albert_forward(
     activations = activate(model, docs, is_train)
 
     def backprop(_: Any) -> Sequence[Doc]:
-        activations.backward()
+        activations.backward(is_last=False)  # for all it knows
         return docs
 
     return activations, backprop
@@ -236,7 +272,8 @@ def head_forward(
 ) -> tuple[list[Tensor], Callable]:
     """Documents -> one tensor of logits a document."""
     tok2vec = model.layers[0]
-    head: Any = cast(HeadShim, model.shims[0]).module
+    shim = cast(HeadShim, model.shims[0])
+    head: Any = shim.module
     if not is_train:
         return answers_of(tok2vec, docs, head), lambda _: docs
     activations, backprop_encoder = tok2vec(docs, is_train)
@@ -244,8 +281,10 @@ def head_forward(
     head.classifier.dropout = model.attrs["dropout_rate"]
     logits = activations.apply(head)
 
-    def backprop(d_logits: list[Tensor]) -> Sequence[Doc]:
-        torch.autograd.backward(logits, d_logits)
+    def backprop(gradient: Gradient) -> Sequence[Doc]:
+        torch.autograd.backward(logits, gradient.by_doc)
+        shim.n_terms += gradient.n_terms
+        activations.n_terms[head] = gradient.n_terms
         backprop_encoder(activations)
         return docs
 

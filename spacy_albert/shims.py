@@ -34,6 +34,8 @@ class TorchShim(Shim):
 
     def __init__(self) -> None:
         super().__init__(None)
+        #: Of how many terms of a loss the module's gradients are the sum.
+        self.n_terms = 0
 
     @property
     def module(self) -> nn.Module:
@@ -54,17 +56,21 @@ class TorchShim(Shim):
     def finish_update(self, optimizer: Optimizer) -> None:
         """Take one step along the gradients that backprop left in the module, and clear them.
 
-        AdamW, Adam, RAdam or SGD, as the optimizer's settings say. Gradients are clipped by their
-        norm over the whole module, and biases and LayerNorm weights do not decay (both as in
-        google-research/albert, optimization.py).
+        It goes along the mean over all terms of the loss since the last step, and so is the same in
+        however many batches they came. AdamW, Adam, RAdam or SGD, as the optimizer's settings say.
+        Gradients are clipped by their norm over the whole module, and biases and LayerNorm weights
+        do not decay (both as in google-research/albert, optimization.py).
 
         optimizer (thinc.api.Optimizer): Its present values are used.
         """
         if self._model is None:
             return
+        n_terms, self.n_terms = max(self.n_terms, 1), 0
         parameters = [p for p in self._model.parameters() if p.grad is not None]
         if not parameters:
             return
+        for parameter in parameters:
+            parameter.grad /= n_terms
         if optimizer.grad_clip:
             nn.utils.clip_grad_norm_(parameters, optimizer.grad_clip)
         stepper = self._stepper(optimizer)
@@ -147,6 +153,29 @@ class TorchShim(Shim):
         """Do nothing: the encoder's own `device` setting places it, and heads follow."""
 
 
+class GradientSum:
+    """What a head has sent to the weights of an encoder since the last step."""
+
+    def __init__(self) -> None:
+        #: Of how many terms of the head's loss it is the sum.
+        self.n_terms = 0
+        self.by_weight: dict[nn.Parameter, Tensor] = {}
+
+    @property
+    def divisor(self) -> int:
+        """RETURNS (int): What makes a mean of the sum."""
+        return max(self.n_terms, 1)
+
+    def add(self, gradients: dict[nn.Parameter, Tensor]) -> None:
+        """Add gradients.
+
+        gradients (dict[nn.Parameter, Tensor]): By the weights of the encoder.
+        """
+        for weight, gradient in gradients.items():
+            before = self.by_weight.get(weight)
+            self.by_weight[weight] = gradient if before is None else before + gradient
+
+
 class EncoderShim(TorchShim):
     """ALBERT and its tokenizer."""
 
@@ -171,6 +200,7 @@ class EncoderShim(TorchShim):
         self.settings = settings
         self.learn_rate_factor = learn_rate_factor
         self._reader: Reader | None = None
+        self._sums: dict[Any, GradientSum] = {}
 
     @property
     def reader(self) -> Reader:
@@ -189,8 +219,28 @@ class EncoderShim(TorchShim):
         RETURNS (EncoderShim): Itself.
         """
         self._reader = Reader(model.eval(), tokenizer, **self.settings)
-        self._model, self._optimizer = model, None
+        self._model, self._optimizer, self._sums = model, None, {}
         return self
+
+    def sum_of(self, head: Any) -> GradientSum:
+        """Look up what a head has sent since the last step.
+
+        head (Any): Whatever tells heads apart.
+        RETURNS (GradientSum): To be added to.
+        """
+        return self._sums.setdefault(head, GradientSum())
+
+    def finish_update(self, optimizer: Optimizer) -> None:
+        """Take one step along the gradients that heads have sent, and clear them.
+
+        optimizer (thinc.api.Optimizer): Its present values are used.
+        """
+        for sent in self._sums.values():
+            for weight, gradient in sent.by_weight.items():
+                mean = gradient / sent.divisor
+                weight.grad = mean if weight.grad is None else weight.grad + mean
+        self._sums = {}
+        super().finish_update(optimizer)
 
     def to_bytes(self) -> bytes:
         if self._reader is None:

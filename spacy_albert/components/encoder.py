@@ -127,14 +127,17 @@ class AlbertEncoder(AlbertPipe):
         if self._activations is not None and self._activations.is_awaited:
             self._waiting_step = sgd
         else:
-            self._settle()
+            self._settle(is_last=True)
             self.model.finish_update(sgd)
 
-    def _settle(self) -> None:
-        """Bring in the gradients that heads have left, and take the step that waited for them."""
+    def _settle(self, is_last: bool = False) -> None:
+        """Bring in the gradients that heads have left, and take the step that waited for them.
+
+        is_last (bool): Whether a step follows in any case.
+        """
         if self._activations is None or self._activations.is_awaited:
             return
-        self._activations.backward()
+        self._activations.backward(is_last or self._waiting_step is not None)
         self._activations = None
         if self._waiting_step is not None:
             self.model.finish_update(self._waiting_step)

@@ -10,6 +10,7 @@ from spacy.training import Example
 from thinc.api import Model
 from torch import Tensor
 
+from ..layers import Gradient
 from ..tagging import MISSING, Tagset
 from .pipe import AlbertHead
 
@@ -106,14 +107,12 @@ class AlbertNER(AlbertHead):
 
     # Training
 
-    def get_loss(
-        self, examples: Iterable[Example], scores: list[Tensor]
-    ) -> tuple[float, list[Tensor]]:
+    def get_loss(self, examples: Iterable[Example], scores: list[Tensor]) -> tuple[float, Gradient]:
         """Compare with the gold tags: mean cross-entropy over the annotated tokens.
 
         examples (Iterable[Example]): The examples; tokens with missing annotation do not count.
         scores (list[Tensor]): Logits, (T, K) each.
-        RETURNS (tuple[float, list[Tensor]]): The loss, and its gradient by the logits.
+        RETURNS (tuple[float, Gradient]): The loss, and the way to a lower one.
         """
         logits = [answer.detach().requires_grad_() for answer in scores]
         readable, gold = [], []
@@ -125,8 +124,8 @@ class AlbertNER(AlbertHead):
         targets = torch.cat(gold)
         n_annotated = int((targets != MISSING).sum())
         total = F.cross_entropy(torch.cat(readable), targets, ignore_index=MISSING, reduction="sum")
-        loss = total / max(n_annotated, 1)
-        return loss.item(), list(torch.autograd.grad(loss, logits))
+        gradient = torch.autograd.grad(total, logits)
+        return total.item() / max(n_annotated, 1), Gradient(list(gradient), n_annotated)
 
     def labels_of(self, example: Example) -> Iterable[str]:
         """RETURNS (Iterable[str]): The entity labels of an example."""

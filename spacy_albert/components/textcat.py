@@ -9,7 +9,7 @@ from spacy.training import Example
 from thinc.api import Model
 from torch import Tensor
 
-from ..layers import encoder_of
+from ..layers import Gradient, encoder_of
 from .pipe import AlbertHead
 
 
@@ -46,16 +46,14 @@ class AlbertTextcat(AlbertHead):
 
     # Training
 
-    def get_loss(
-        self, examples: Iterable[Example], scores: list[Tensor]
-    ) -> tuple[float, list[Tensor]]:
+    def get_loss(self, examples: Iterable[Example], scores: list[Tensor]) -> tuple[float, Gradient]:
         """Compare with the gold classes: mean cross-entropy over the annotated documents, or over
         the annotated labels where classes are not exclusive.
 
         examples (Iterable[Example]): The examples. A document without any class, or a label that
             is not among a document's classes, does not count.
         scores (list[Tensor]): Logits, (K,) each.
-        RETURNS (tuple[float, list[Tensor]]): The loss, and its gradient by the logits.
+        RETURNS (tuple[float, Gradient]): The loss, and the way to a lower one.
         """
         logits = torch.stack(scores).detach().requires_grad_()  # (D, K)
         gold = [
@@ -66,16 +64,15 @@ class AlbertTextcat(AlbertHead):
         if self.exclusive:
             truth = truth.nan_to_num(0.0)
             known = truth.sum(dim=1) > 0
-            per_doc = F.cross_entropy(logits, truth, reduction="none")
-            loss = (per_doc * known).sum() / known.sum().clamp(min=1)
+            terms = F.cross_entropy(logits, truth, reduction="none")  # (D,)
         else:
             known = ~truth.isnan()
-            per_label = F.binary_cross_entropy_with_logits(
+            terms = F.binary_cross_entropy_with_logits(
                 logits, truth.nan_to_num(0.0), reduction="none"
-            )
-            loss = (per_label * known).sum() / known.sum().clamp(min=1)
-        (gradient,) = torch.autograd.grad(loss, logits)
-        return loss.item(), list(gradient)
+            )  # (D, K)
+        total, n_known = (terms * known).sum(), int(known.sum())
+        (gradient,) = torch.autograd.grad(total, logits)
+        return total.item() / max(n_known, 1), Gradient(list(gradient), n_known)
 
     def update(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, float]:
         """Learn from a batch of examples.

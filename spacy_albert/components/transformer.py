@@ -17,6 +17,9 @@ from torch import Tensor
 from ..heads import States
 from ..layers import Activations, albert_forward, answers_of
 
+#: What listeners read: one row a token.
+STATES = States()
+
 
 def is_listener(node: Model) -> bool:
     """Tell a layer of spacy-transformers that listens.
@@ -72,7 +75,7 @@ def send(listeners: Sequence[Any], activations: Activations) -> None:
     activations (Activations): The batch.
     """
     for listener in listeners:
-        tokens = activations.apply(States())
+        tokens = activations.apply(STATES)
         listener.receive(
             listener.get_batch_id(activations.docs),
             [to_transformer_data(states, listener.ops) for states in tokens],
@@ -114,10 +117,10 @@ def transformer_forward(model: Model, docs: list[Doc], is_train: bool) -> tuple[
     """Documents -> TransformerData."""
     encoder = model.layers[0]
     if not is_train:
-        states = answers_of(encoder, docs, States())
+        states = answers_of(encoder, docs, STATES)
         return [to_transformer_data(of_doc, model.ops) for of_doc in states], lambda _: docs
     activations, backprop_encoder = albert_forward(encoder, docs, is_train)
-    tokens = activations.apply(States())
+    tokens = activations.apply(STATES)
     backprop_tokens = backprop_into(tokens)
 
     def backprop(gradients: list[Any]) -> list[Doc]:
