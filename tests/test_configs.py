@@ -55,6 +55,18 @@ def test_configs_train_as_they_are(name, scratch, corpus, tmp_path):
     assert ("textcat" in name) == bool(doc.cats)
 
 
+def test_a_frozen_encoder_keeps_the_weights_that_the_config_names(corpus, tmp_path):
+    config = training_config(["ner"])
+    config["training"] |= {"frozen_components": ["albert"], "max_steps": 2, "eval_frequency": 1}
+    config["training"]["optimizer"]["learn_rate"]["warmup_steps"] = 1
+    config.to_disk(tmp_path / "config.cfg")
+    paths = {"paths.train": str(corpus), "paths.dev": str(corpus)}
+    train(tmp_path / "config.cfg", tmp_path / "out", overrides=paths)
+    weights = "encoder/model.safetensors"
+    start = spacy_albert_pipelines.resolve("en_albert_sm") / "albert" / weights
+    assert (tmp_path / "out/model-last/albert" / weights).read_bytes() == start.read_bytes()
+
+
 def test_command(tmp_path):
     run = CliRunner().invoke
     out = tmp_path / "config.cfg"

@@ -29,6 +29,7 @@ from util import (
 )
 
 from spacy_albert.components.pipe import shims
+from spacy_albert.engine import Engine
 from spacy_albert.modeling import Albert
 from spacy_albert.texts import texts_of
 
@@ -322,6 +323,38 @@ def test_a_frozen_encoder_trains_heads_and_stays_as_it_is(vocabulary, annotates)
     assert all(last[name] < 0.9 * first[name] for name in FACTORIES)
 
 
+def test_a_frozen_encoder_is_read_as_in_annotation(vocabulary, monkeypatch):
+    """Without a graph, and by whatever is fastest there."""
+    nlp = initialized(vocabulary)
+    with_graph = []
+    read = Engine.__call__
+
+    def watched(self, *args):
+        states = read(self, *args)
+        with_graph.append((torch.is_grad_enabled(), states.requires_grad))
+        return states
+
+    monkeypatch.setattr(Engine, "__call__", watched)
+    train(nlp, examples(nlp), 1, exclude=["albert"])
+    assert set(with_graph) == {(False, False)}
+    train(nlp, examples(nlp), 1)
+    assert with_graph[-1] == (True, True)
+
+
+def test_a_frozen_encoder_has_weights_though_spacy_does_not_initialize_it(vocabulary):
+    nlp = blank(vocabulary)
+    with nlp.select_pipes(disable=["albert"]):  # as spacy.training.initialize does
+        nlp.initialize(lambda: examples(nlp))
+    assert found(nlp, TEXTS[0]).keys() == FACTORIES.keys()
+    bare = blank(vocabulary)
+    bare.config["initialize"]["components"]["albert"] = {}
+    with (
+        bare.select_pipes(disable=["albert"]),
+        pytest.raises(ValueError, match="encoder has no weights"),
+    ):
+        bare.initialize(lambda: examples(bare))
+
+
 def test_a_frozen_head_stays_while_the_encoder_trains(vocabulary):
     nlp = initialized(vocabulary)
     before = all_weights(nlp)
@@ -426,6 +459,25 @@ def test_training_data_without_labels_is_an_error(vocabulary):
     nlp = blank(vocabulary, ["ner"])
     with pytest.raises(ValueError, match="E143"):
         nlp.initialize(lambda: examples(nlp, []))
+
+
+# Scores
+
+
+def test_scores_do_not_count_missing_annotation(vocabulary):
+    """Documents of one task beside those of another change neither's scores."""
+    nlp = initialized(vocabulary, ["ner", "textcat"])
+    train(nlp, examples(nlp, ["ner", "textcat"]), 40)
+    of_ner, of_cats = (nlp.evaluate(examples(nlp, [head])) for head in ("ner", "textcat"))
+    together = nlp.evaluate(examples(nlp, ["ner"]) + examples(nlp, ["textcat"]))
+    for key, value in together.items():
+        if key.startswith("ents_"):
+            assert value == of_ner[key]
+        if key.startswith("cats_"):
+            assert value == of_cats[key]
+    assert of_ner["cats_score"] == 0
+    assert together["cats_score"] > 0
+    assert together["ents_f"] > 0
 
 
 # The optimizer

@@ -4,6 +4,7 @@ from typing import Any
 from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example, validate_examples
+from spacy.util import registry
 from thinc.api import Model, Optimizer
 from torch import Tensor
 
@@ -189,6 +190,16 @@ class AlbertEncoder(AlbertPipe):
             encoder(self._shim)
         _ = self._shim.reader  # fails here, and says what to do, when there are no weights
         self._loaded()
+
+    def require_weights(self, nlp: Language) -> None:
+        """Get the weights to start from if that has not been done: spaCy initializes no frozen
+        components, and the heads need something to learn from.
+
+        nlp (Language): The pipeline, whose config says where they are.
+        """
+        if not self._shim.has_weights:
+            settings = nlp.config.interpolate()["initialize"]["components"].get(self.name, {})
+            self.initialize(list, nlp=nlp, **registry.resolve(settings))
 
     @property
     def _shim(self) -> EncoderShim:

@@ -252,6 +252,8 @@ class AlbertHead(AlbertPipe):
                     "to initialize. Move `encoder` to the [initialize] block of that component."
                 )
             encoder(encoder_of(tok2vec))
+        if isinstance(tok2vec, AlbertListener) and nlp is not None:
+            tok2vec.connected().require_weights(nlp)
         if labels is None:
             labels = sorted({label for eg in get_examples() for label in self.labels_of(eg)})
         for label in labels:

@@ -104,6 +104,18 @@ class AlbertTextcat(AlbertHead):
                 f"to several: {cats}. Use albert_textcat_multilabel for such data."
             )
 
+    def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
+        """Score the documents that are annotated for this component: of the others, spaCy's scorer
+        would count every answer as wrong.
+
+        examples (Iterable[Example]): The examples, with predictions.
+        RETURNS (dict[str, Any]): The scores.
+
+        DOCS: https://spacy.io/api/pipe#score
+        """
+        annotated = [eg for eg in examples if not eg.reference.cats.keys().isdisjoint(self.labels)]
+        return super().score(annotated, **kwargs)
+
     # Weights
 
     def make_weights(self, tok2vec: Model) -> None:
