@@ -16,7 +16,8 @@ from spacy.cli._util import app as spacy_app
 
 albert_cli = typer.Typer(
     name="albert",
-    help="ALBERT in spaCy: convert checkpoints, write training configs, annotate collections.",
+    help="ALBERT in spaCy: convert checkpoints and corpora, write training configs, annotate "
+    "collections.",
     no_args_is_help=True,
 )
 spacy_app.add_typer(albert_cli)
@@ -28,6 +29,12 @@ class Task(str, Enum):
     ner = "ner"
     textcat = "textcat"
     textcat_multilabel = "textcat_multilabel"
+
+
+class CorpusTask(str, Enum):
+    auto = "auto"
+    ner = "ner"
+    textcat = "textcat"
 
 
 @contextmanager
@@ -170,3 +177,121 @@ def init_config_cli(
             f"Train: python -m spacy train {output} --output ./model "
             "--paths.train train.spacy --paths.dev dev.spacy"
         )
+
+
+@albert_cli.command("corpus")
+def corpus_cli(
+    source: str = typer.Argument(
+        ..., metavar="INPUT", help="A CoNLL, CSV, TSV or Parquet file, or a pattern in quotes."
+    ),
+    output: Path = typer.Argument(..., metavar="OUT", help="The .spacy file to write."),
+    task: CorpusTask = typer.Option(
+        CorpusTask.auto,
+        "--task",
+        "-t",
+        help="What INPUT is annotated for. auto: textcat for .csv, .tsv and .parquet, else ner.",
+    ),
+    label: list[str] = typer.Option(
+        [],
+        "--label",
+        metavar="NAME[=NEW]",
+        help="A label to keep, under a new name if one is given; may be repeated, and then other "
+        "labels count as not annotated. Without it all labels are kept.",
+    ),
+    n_sents: int = typer.Option(
+        1,
+        "--n-sents",
+        min=0,
+        help="For ner: sentences in a document; 0: all between -DOCSTART- lines.",
+    ),
+    guess_spaces: bool = typer.Option(
+        False,
+        "--guess-spaces",
+        help="For ner: put blanks where English has them, instead of one after each token.",
+    ),
+    text_column: str = typer.Option(
+        "text",
+        "--text-column",
+        help="For textcat: the column with the text, by number from 0 if there is no header.",
+    ),
+    label_column: str = typer.Option(
+        "label", "--label-column", help="For textcat: the column with the class, likewise."
+    ),
+    separator: Optional[str] = typer.Option(
+        None,
+        "--separator",
+        help="For textcat: what stands between classes, if a text can have any number of them.",
+    ),
+    label_names: Optional[Path] = typer.Option(
+        None,
+        "--label-names",
+        help="For textcat: a file with the name of a class on each line (or a JSON list), if INPUT "
+        "gives classes by number from 0.",
+    ),
+    delimiter: Optional[str] = typer.Option(
+        None,
+        "--delimiter",
+        help="For textcat: what stands between columns. Default: a comma in .csv, else a TAB.",
+    ),
+    no_quotes: bool = typer.Option(
+        False, "--no-quotes", help="For textcat: take double quotes for a part of the text."
+    ),
+    lang: str = typer.Option("en", "--lang", "-l", help="Language of the spaCy tokenizer."),
+    force: bool = typer.Option(False, "--force", "-F", help="Write over OUT if it exists."),
+) -> None:
+    """Turn an annotated corpus into a .spacy file, and say what is in it.
+
+    Entities come from CoNLL files: a token on each line, its tag (BIO, IO, IOB1, BILOU, BIOES) in
+    the last column. Classes come from two columns of a CSV, TSV or Parquet file. A training config
+    can also read such files as they are: spacy-albert.ConllCorpus.v1, spacy-albert.TableCorpus.v1.
+
+    Examples:
+
+      python -m spacy albert corpus wnut17train.conll train.spacy --label person=PER
+
+      python -m spacy albert corpus banking.csv train.spacy --label-column category
+
+      python -m spacy albert corpus goemotions.tsv train.spacy --text-column 0 --label-column 1
+      --separator , --label-names labels.txt
+    """
+    from wasabi import msg
+
+    with clear_errors():
+        import spacy
+        from spacy.tokens import DocBin
+
+        from .corpora import ConllCorpus, FileCorpus, TableCorpus, as_column, count_labels
+
+        if output.suffix != ".spacy":
+            raise ValueError(f"{output} must end in .spacy, or spaCy's own reader passes it over.")
+        check_free(output, force)
+        pairs = (name.partition("=") for name in label)
+        labels = {name: new or name for name, _, new in pairs} or None
+        is_table = Path(source).suffix in (".csv", ".tsv", ".parquet")
+        corpus: FileCorpus
+        if task is CorpusTask.ner or (task is CorpusTask.auto and not is_table):
+            corpus = ConllCorpus(source, labels=labels, n_sents=n_sents, guess_spaces=guess_spaces)
+        else:
+            corpus = TableCorpus(
+                source,
+                text=as_column(text_column),
+                label=as_column(label_column),
+                separator=separator,
+                label_names=label_names,
+                labels=labels,
+                delimiter=delimiter,
+                quotes=not no_quotes,
+            )
+        docs = list(corpus.docs(spacy.blank(lang)))
+        if not docs:
+            raise ValueError(f"There are no annotated documents in {source}.")
+        DocBin(docs=docs).to_disk(output)
+        msg.good(f"Wrote {output}: {len(docs):,} documents, {sum(map(len, docs)):,} tokens.")
+        for title, counts in (
+            ("Labels", count_labels(docs)),
+            ("Left unannotated", corpus.left_out),
+            ("Rows skipped", corpus.skipped),
+        ):
+            if counts:
+                shown = ", ".join(f"{name} {n:,}" for name, n in counts.most_common())
+                msg.text(f"{title}: {shown}")

@@ -25,7 +25,7 @@ def corpora(shared_data):
 
 def learn(read, data, heads, steps, folder) -> dict:
     """Train with the config that init-config writes, and score on the test split."""
-    for split, docs in read(data, spacy.blank("en").vocab).items():
+    for split, docs in read(data, spacy.blank("en")).items():
         DocBin(docs=docs).to_disk(folder / f"{split}.spacy")
     training_config(heads, scratch=True).to_disk(folder / "config.cfg")
     overrides = {

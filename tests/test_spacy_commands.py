@@ -29,10 +29,12 @@ def entry_points():
 
 def test_everything_that_is_registered_is_there():
     groups = {point.group for point in entry_points()}
-    assert groups == {"spacy_factories", "spacy_architectures", "spacy_misc", "spacy_cli"}
+    assert groups == {
+        "spacy_factories", "spacy_architectures", "spacy_misc", "spacy_readers", "spacy_cli",
+    }  # fmt: skip
     for point in entry_points():
         assert callable(point.load())
-    for group in ("architectures", "misc"):
+    for group in ("architectures", "misc", "readers"):
         for point in distribution("spacy-albert").entry_points.select(group=f"spacy_{group}"):
             assert registry.get(group, point.name) is point.load()
     for name in ("albert", "albert_ner", "albert_textcat", "albert_textcat_multilabel"):

@@ -10,14 +10,13 @@ Nothing here reads a test split into training.
 import argparse
 import random
 import zipfile
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import spacy
-from spacy.tokens import Doc, DocBin, Span
-from spacy.vocab import Vocab
+from spacy.language import Language
+from spacy.tokens import Doc, DocBin
 
-Sentence = list[tuple[str, str]]  # words with BIO or IO tags
+from spacy_albert.corpora import ConllCorpus, conll_documents, spaces_after
 
 LABELS = {
     "PER": "PER person researcher writer musicalartist politician scientist",
@@ -28,107 +27,30 @@ LABELS = {
 }
 LABEL_OF = {name: label for label, names in LABELS.items() for name in names.split()}
 DOMAINS = ("ai", "literature", "music", "politics", "science")
-NO_SPACE_BEFORE = set(".,;:!?)]}%") | {"n't", "...", "''"}
-NO_SPACE_AFTER = set("([{$£€#") | {"``"}
 
 
-def read_tagged(text: str) -> Iterator[Sentence]:
-    """Read one token a line; the tag comes last.
-
-    text (str): The contents of a file.
-    YIELDS (Sentence): Sentences; an empty one stands for the border between two documents.
-    """
-    sentence: Sentence = []
-    for line in [*text.split("\n"), ""]:
-        if line.startswith("-DOCSTART-"):
-            yield []
-        elif line.strip():
-            word, tag = line.rstrip().rsplit(maxsplit=1)
-            sentence.append((word, tag))
-        elif sentence:
-            yield sentence
-            sentence = []
-
-
-def spaces_after(words: list[str]) -> list[bool]:
-    """Guess where a text that was split into tokens had its blanks.
-
-    words (list[str]): The tokens.
-    RETURNS (list[bool]): Whether a blank follows each.
-    """
-    spaces, is_quoted = [], False
-    for word, after in zip(words, [*words[1:], "."]):
-        glued = after in NO_SPACE_BEFORE or (after[:1] in "'’" and len(after) > 1)
-        if word == '"':
-            is_quoted = not is_quoted
-        opens, closes = word == '"' and is_quoted, after == '"' and is_quoted
-        spaces.append(not (glued or word in NO_SPACE_AFTER or opens or (closes and word != '"')))
-    return spaces
-
-
-def tagged_doc(vocab: Vocab, sentences: list[Sentence]) -> Doc:
-    """Make a document with entities.
-
-    vocab (Vocab): The vocabulary.
-    sentences (list[Sentence]): Tagged sentences.
-    RETURNS (Doc): Its tokens are those given.
-    """
-    pairs = [pair for sentence in sentences for pair in sentence]
-    words = [word for word, _ in pairs]
-    doc = Doc(vocab, words=words, spaces=spaces_after(words))
-    ents, missing, start = [], [], 0
-    tags = [tag for _, tag in pairs]
-    for i, tag in enumerate(tags):
-        name = tag[2:]
-        goes_on = i + 1 < len(tags) and tags[i + 1] == f"I-{name}"
-        if i == 0 or tag[0] != "I" or tags[i - 1][2:] != name:
-            start = i
-        if tag != "O" and not goes_on:
-            span = Span(doc, start, i + 1, label=LABEL_OF.get(name, ""))
-            (ents if name in LABEL_OF else missing).append(span)
-    doc.set_ents(ents, missing=missing, default="outside")
-    return doc
-
-
-def grouped(sentences: Iterable[Sentence], size: int) -> Iterator[list[Sentence]]:
-    """Put neighbouring sentences of one document together.
-
-    sentences (Iterable[Sentence]): From `read_tagged`.
-    size (int): The most sentences in a group.
-    YIELDS (list[Sentence]): Groups.
-    """
-    group: list[Sentence] = []
-    for sentence in sentences:
-        if group and (not sentence or len(group) == size):
-            yield group
-            group = []
-        if sentence:
-            group.append(sentence)
-    if group:
-        yield group
-
-
-def wikigold(data: Path, vocab: Vocab) -> dict[str, list[Doc]]:
+def wikigold(data: Path, nlp: Language) -> dict[str, list[Doc]]:
     """Split wikigold by document: of every ten, one for dev and one for test.
 
     data (Path): The folder of data sets.
-    vocab (Vocab): The vocabulary.
+    nlp (Language): For its tokenizer and vocabulary.
     RETURNS (dict[str, list[Doc]]): Documents of the splits train, dev and test.
     """
-    text = (data / "wikigold" / "wikigold.conll.txt").read_text(encoding="utf8")
+    path = data / "wikigold" / "wikigold.conll.txt"
+    corpus = ConllCorpus(path, labels=LABEL_OF, guess_spaces=True)
     splits: dict[str, list[Doc]] = {"train": [], "dev": [], "test": []}
-    for number, document in enumerate(text.split("-DOCSTART- O\n")):
+    for number, sentences in enumerate(conll_documents(path)):
         split = {8: "dev", 9: "test"}.get(number % 10, "train")
-        for group in grouped(read_tagged(document), size=3):
-            splits[split].append(tagged_doc(vocab, group))
+        for first in range(0, len(sentences), 3):
+            splits[split].append(corpus.make_doc(nlp.vocab, sentences[first : first + 3]))
     return splits
 
 
-def wnut17(data: Path, vocab: Vocab) -> dict[str, list[Doc]]:
+def wnut17(data: Path, nlp: Language) -> dict[str, list[Doc]]:
     """Read the three splits of WNUT-17.
 
     data (Path): The folder of data sets.
-    vocab (Vocab): The vocabulary.
+    nlp (Language): For its tokenizer and vocabulary.
     RETURNS (dict[str, list[Doc]]): Documents of the splits train, dev and test.
     """
     files = {
@@ -136,41 +58,37 @@ def wnut17(data: Path, vocab: Vocab) -> dict[str, list[Doc]]:
         "dev": "emerging.dev.conll",
         "test": "emerging.test.annotated",
     }
-    return {
-        split: [
-            tagged_doc(vocab, [sentence])
-            for sentence in read_tagged((data / "wnut17" / name).read_text(encoding="utf8"))
-        ]
-        for split, name in files.items()
-    }
+    return {split: tagged(data / "wnut17" / name, nlp) for split, name in files.items()}
 
 
-def crossner(data: Path, vocab: Vocab) -> dict[str, list[Doc]]:
+def crossner(data: Path, nlp: Language) -> dict[str, list[Doc]]:
     """Read the training and development splits of CrossNER's five domains, all for training.
 
     data (Path): The folder of data sets.
-    vocab (Vocab): The vocabulary.
+    nlp (Language): For its tokenizer and vocabulary.
     RETURNS (dict[str, list[Doc]]): Documents of the split train.
     """
-    docs = [
-        tagged_doc(vocab, [sentence])
-        for domain in DOMAINS
-        for split in ("train", "dev")
-        for sentence in read_tagged(
-            (data / "crossner" / f"{domain}_{split}.txt").read_text(encoding="utf8")
-        )
-    ]
-    return {"train": docs}
+    files = [f"{domain}_{split}.txt" for domain in DOMAINS for split in ("train", "dev")]
+    return {"train": [doc for name in files for doc in tagged(data / "crossner" / name, nlp)]}
 
 
-def sentence_polarity(data: Path, vocab: Vocab) -> dict[str, list[Doc]]:
+def tagged(path: Path, nlp: Language) -> list[Doc]:
+    """Read a CoNLL file, a sentence a document.
+
+    path (Path): The file.
+    nlp (Language): For its vocabulary.
+    RETURNS (list[Doc]): The documents, with our labels.
+    """
+    return list(ConllCorpus(path, labels=LABEL_OF, guess_spaces=True).docs(nlp))
+
+
+def sentence_polarity(data: Path, nlp: Language) -> dict[str, list[Doc]]:
     """Split the sentence polarity data at random (seed 0): 80 % train, 10 % dev, 10 % test.
 
     data (Path): The folder of data sets.
-    vocab (Vocab): The vocabulary.
+    nlp (Language): For its tokenizer and vocabulary.
     RETURNS (dict[str, list[Doc]]): Documents of the splits train, dev and test.
     """
-    nlp = spacy.blank("en", vocab=vocab)
     docs = []
     with zipfile.ZipFile(data / "sentence_polarity" / "sentence_polarity.zip") as archive:
         for label, ending in (("POSITIVE", ".pos"), ("NEGATIVE", ".neg")):
@@ -202,10 +120,10 @@ def main(data: Path, output: Path) -> None:
     output (Path): Where the files go.
     """
     output.mkdir(parents=True, exist_ok=True)
-    vocab = spacy.blank("en").vocab
+    nlp = spacy.blank("en")
     together: dict[str, list[Doc]] = {"train": [], "dev": []}
     for name, read in SETS.items():
-        for split, docs in read(data, vocab).items():
+        for split, docs in read(data, nlp).items():
             DocBin(docs=docs, store_user_data=True).to_disk(output / f"{name}-{split}.spacy")
             print(f"{name} {split}: {len(docs):,} documents, {sum(map(len, docs)):,} tokens")
             if split in together:
