@@ -188,24 +188,27 @@ class ConllCorpus(FileCorpus):
                 for first in range(0, len(sentences), size):
                     yield self.make_doc(nlp.vocab, sentences[first : first + size])
 
-    def make_doc(self, vocab: Vocab, sentences: Iterable[Sentence]) -> Doc:
+    def make_doc(self, vocab: Vocab, sentences: Sequence[Sentence]) -> Doc:
         """Make a document of sentences.
 
         vocab (Vocab): The vocabulary.
-        sentences (Iterable[Sentence]): Words with their tags.
+        sentences (Sequence[Sentence]): Words with their tags.
         RETURNS (Doc): The document with its entities.
         """
-        pairs = [pair for sentence in sentences for pair in sentence]
-        words, tags = [word for word, _ in pairs], [tag for _, tag in pairs]
+        words = [word for sentence in sentences for word, _ in sentence]
         doc = Doc(vocab, words=words, spaces=spaces_after(words) if self.guess_spaces else None)
-        missing = [doc[i : i + 1] for i, tag in enumerate(tags) if tag == UNKNOWN]
-        ents = []
-        for start, end, label in entities(tags):
-            name = self._new_name(label)
-            if name is None:
-                missing.append(doc[start:end])
-            else:
-                ents.append(Span(doc, start, end, label=name))
+        ents, missing, first = [], [], 0
+        for sentence in sentences:
+            tags = [tag for _, tag in sentence]
+            here = doc[first : first + len(tags)]
+            missing += [here[i : i + 1] for i, tag in enumerate(tags) if tag == UNKNOWN]
+            for start, end, label in entities(tags):
+                name = self._new_name(label)
+                if name is None:
+                    missing.append(here[start:end])
+                else:
+                    ents.append(Span(doc, first + start, first + end, label=name))
+            first += len(tags)
         doc.set_ents(ents, missing=missing, default="outside")
         return doc
 

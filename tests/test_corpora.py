@@ -90,6 +90,8 @@ def test_published_corpora_have_the_sizes_they_are_known_for(
     assert n_sentences in (None, len(docs))
     assert n_tokens in (None, sum(map(len, docs)))
     assert sum(len(doc.ents) for doc in docs) == n_entities
+    longer = ConllCorpus(shared_data / pattern, n_sents=10).docs(NLP)
+    assert sum(len(doc.ents) for doc in longer) == n_entities  # none crosses a border
 
 
 @pytest.mark.parametrize(
