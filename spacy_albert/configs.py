@@ -93,7 +93,7 @@ def training_config(
     training["optimizer"]["learn_rate"] = {
         "@schedules": "warmup_linear.v1",
         "warmup_steps": 400,
-        "total_steps": 8000,
+        "total_steps": "${training.max_steps}",
         "initial_rate": rate,
     }
     return config

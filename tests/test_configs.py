@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import spacy
+from spacy.cli.debug_config import debug_config
 from spacy.cli.train import train
 from spacy.tokens import Doc, DocBin, Span
 from thinc.api import Config
@@ -25,6 +26,40 @@ SHIPPED = {
 def test_shipped_configs_are_what_the_command_writes(name):
     shipped = Config().from_disk(spacy_albert_pipelines.resolve(f"{name}.cfg"), interpolate=False)
     assert shipped == training_config(SHIPPED[name])
+
+
+#: Hyper-parameters of albert-base-v2: for texts the ALBERT paper's for SST-2; for entities those
+#: reported for CoNLL-2003 (3 epochs in batches of 8 sentences).
+ALBERT_BASE = {
+    "textcat": {"rate": 1e-5, "warmup": 1256, "steps": 20_935, "size": 32},
+    "ner": {"rate": 2e-5, "warmup": 320, "steps": 5_265, "size": 8},
+}
+
+
+@pytest.mark.parametrize("head", ALBERT_BASE)
+def test_configs_for_albert_base_have_the_published_settings(head, corpus, tmp_path):
+    path = spacy_albert_pipelines.resolve(f"albert_base_{head}.cfg")
+    expected = training_config([head])
+    expected["paths"]["encoder"] = "./albert-base-v2"
+    published = ALBERT_BASE[head]
+    training = expected["training"]
+    training["patience"] = 0
+    training["max_steps"] = published["steps"]
+    training["eval_frequency"] = 500
+    training["batcher"] = {
+        "@batchers": "spacy.batch_by_sequence.v1", "size": published["size"], "get_length": None
+    }  # fmt: skip
+    training["optimizer"]["eps"] = 1e-6
+    training["optimizer"]["learn_rate"] |= {
+        "warmup_steps": published["warmup"],
+        "initial_rate": published["rate"],
+    }
+    assert Config().from_disk(path, interpolate=False) == expected
+    overrides = {"paths.train": str(corpus), "paths.dev": str(corpus)}
+    overrides |= {"paths.encoder": "en_albert_sm", "training.max_steps": 2}
+    debug_config(path, overrides=overrides)
+    train(path, tmp_path / "out", overrides=overrides)
+    assert spacy.load(tmp_path / "out" / "model-last").get_pipe(head).labels
 
 
 @pytest.fixture

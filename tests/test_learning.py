@@ -32,7 +32,6 @@ def learn(read, data, heads, steps, folder) -> dict:
         "paths.train": str(folder / "train.spacy"),
         "paths.dev": str(folder / "dev.spacy"),
         "training.max_steps": steps,
-        "training.optimizer.learn_rate.total_steps": steps,
     }
     train(folder / "config.cfg", folder / "out", overrides=overrides)
     return evaluate(str(folder / "out" / "model-best"), folder / "test.spacy", silent=True)
