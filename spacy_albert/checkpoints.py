@@ -1,8 +1,9 @@
 """Read and write Hugging Face directories of ALBERT, without the `transformers` library.
 
-This is the only module that knows how tensors are named outside this package. Reading goes from a
-file's spelling to Hugging Face's (`SPELLINGS`) and on to ours (`hugging_face_names`); writing goes
-that second step back. Queries, keys and values are three tensors there and one here.
+This module knows how tensors are named outside this package; `tf_checkpoints.py` adds Google's
+variables. Reading goes from a file's spelling to Hugging Face's (`SPELLINGS`) and on to ours
+(`hugging_face_names`); writing goes that second step back. Queries, keys and values are three
+tensors there and one here.
 """
 
 import json
@@ -111,9 +112,23 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         the config or disagree with each other.
     """
     directory = Path(directory)
-    settings = _read_settings(directory)
+    return make_checkpoint(_read_settings(directory), _read_weights(directory), directory)
+
+
+def make_checkpoint(
+    settings: dict[str, Any], weights: Mapping[str, Tensor], directory: Path
+) -> Checkpoint:
+    """Put a checkpoint together from what was read.
+
+    settings (dict[str, Any]): The config, by Hugging Face's names.
+    weights (Mapping[str, Tensor]): All tensors, in any known spelling.
+    directory (Path): Where they come from, for messages.
+    RETURNS (Checkpoint): Config, weights and settings.
+    RAISES (ValueError): Weights that are missing, contradict the config or disagree with each
+        other.
+    """
     config = AlbertConfig.from_dict(settings)
-    tensors = _respell(_read_weights(directory), directory)
+    tensors = _respell(weights, directory)
 
     encoder: dict[str, Tensor] = {}
     absent: list[str] = []
@@ -125,7 +140,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
             absent += (part for part in parts if part not in tensors)
     if lost := [name for name in absent if not name.startswith("pooler.")]:
         raise ValueError(
-            f"{directory} is not the ALBERT that its config.json describes: its weights lack "
+            f"{directory} is not the ALBERT that its config describes: its weights lack "
             f"{_some(lost)}. Beside what belongs there they hold {_some(tensors)}."
         )
     if absent:
@@ -139,14 +154,14 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         warnings.warn(
             f"{directory}: {_TIED} is ignored. It differs from the word embeddings, which are the "
             "decoder of every ALBERT.",
-            stacklevel=2,
+            stacklevel=3,
         )
     heads = {name: tensor for name, tensor in tensors.items() if name.split(".")[0] in _HEADS}
     if any(name.startswith("predictions.") for name in heads):
         heads[_TIED] = words
     if others := tensors.keys() - heads.keys():
         warnings.warn(
-            f"{directory}: no part of an ALBERT, and ignored: {_some(others)}.", stacklevel=2
+            f"{directory}: no part of an ALBERT, and ignored: {_some(others)}.", stacklevel=3
         )
     _check_labels(settings, heads, directory)
     return Checkpoint(config, encoder, heads, settings, tuple(absent))
@@ -237,6 +252,22 @@ def hugging_face_names(name: str) -> tuple[str, ...]:
     return tuple(f"{prefix}{part}.{parameter}" for part in parts)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a config file.
+
+    path (Path): The file.
+    RETURNS (dict[str, Any]): Its contents.
+    RAISES (ValueError): If it is not JSON, or not an object.
+    """
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}).") from error
+    if not isinstance(contents, dict):
+        raise ValueError(f"{path} is JSON, but not an object.")
+    return contents
+
+
 def _skeleton(config: AlbertConfig) -> Albert:
     """An encoder with shapes and no weights."""
     with torch.device("meta"):
@@ -292,7 +323,7 @@ def _read_settings(directory: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"There is no {path}. A checkpoint is a folder with config.json and the weights."
         )
-    settings = _read_json(path)
+    settings = read_json(path)
     model_type = settings.get("model_type", "albert")  # the first ALBERT files did not say
     if model_type != "albert":
         raise ValueError(f"{directory} holds a model of type {model_type!r}, not an ALBERT.")
@@ -306,7 +337,7 @@ def _read_weights(directory: Path) -> dict[str, Tensor]:
         if path.is_file():
             return _read_tensors(path)
         if index.is_file():
-            shards = sorted(set(_read_json(index).get("weight_map", {}).values()))
+            shards = sorted(set(read_json(index).get("weight_map", {}).values()))
             return {k: t for shard in shards for k, t in _read_tensors(directory / shard).items()}
     foreign = sorted(p.name for pattern in _FOREIGN_WEIGHTS for p in directory.glob(pattern))
     raise FileNotFoundError(
@@ -331,16 +362,6 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             f"{path} cannot be read as weights. It may be cut short or a Git LFS pointer: fetch it "
             "again. It may hold more than tensors: save just the state dict."
         ) from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}).") from error
-    if not isinstance(contents, dict):
-        raise ValueError(f"{path} is JSON, but not an object.")
-    return contents
 
 
 def _respell(tensors: Mapping[str, Tensor], directory: Path) -> dict[str, Tensor]:

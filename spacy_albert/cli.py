@@ -62,7 +62,9 @@ def check_free(path: Path, force: bool) -> None:
 @albert_cli.command("convert")
 def convert_cli(
     source: Path = typer.Argument(
-        ..., metavar="HF_DIR", help="A Hugging Face directory (with --to-hf: a spaCy pipeline)."
+        ...,
+        metavar="CHECKPOINT",
+        help="A Hugging Face or Google directory (with --to-hf: a spaCy pipeline).",
     ),
     output: Path = typer.Argument(..., metavar="OUT", help="The directory to write."),
     to_hf: bool = typer.Option(
@@ -83,15 +85,21 @@ def convert_cli(
     ),
     force: bool = typer.Option(False, "--force", "-F", help="Write over OUT if it exists."),
 ) -> None:
-    """Turn a Hugging Face ALBERT into a working spaCy pipeline, or back.
+    """Turn a trained ALBERT into a working spaCy pipeline, or back into a Hugging Face directory.
 
     Encoders, token classifiers (labels in BIO, BIOES, BILOU or IO) and sequence classifiers (single
     or multi-label) are converted with their weights, vocabulary and labels, in safetensors or
     PyTorch's format. The result needs neither the network nor the transformers library.
 
+    Google's directories (albert_config.json, model.ckpt-best.index and its data, 30k-clean.model)
+    are read with TensorFlow, which must be installed for that and for nothing else. A classifier
+    among their variables needs --task; its labels are numbered.
+
     Examples:
 
       python -m spacy albert convert ./albert-base-v2 ./encoder
+
+      python -m spacy albert convert ./albert_base ./encoder
 
       python -m spacy albert convert ./my-conll-model ./ner_pipeline
 
@@ -113,9 +121,9 @@ def convert_cli(
             architecture = to_hugging_face(spacy.load(where), output, component=component)
             msg.good(f"Wrote {output}: load it with transformers.{architecture}.")
             return
-        from .convert import from_hugging_face
+        from .convert import from_checkpoint
 
-        nlp = from_hugging_face(source, lang=lang, task=task.value)
+        nlp = from_checkpoint(source, lang=lang, task=task.value)
         nlp.to_disk(output)
         labels = [label for of_pipe in nlp.pipe_labels.values() for label in of_pipe]
         msg.good(f"Wrote {output}: {', '.join(nlp.pipe_names)}.")

@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints as spaCy pipelines, and back."""
+"""Checkpoints of Hugging Face and Google as spaCy pipelines, and back."""
 
 from pathlib import Path
 from typing import Any
@@ -6,14 +6,15 @@ from typing import Any
 import spacy
 from spacy.language import Language
 
-from .checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from .checkpoints import Checkpoint, build_albert, load_checkpoint, save_checkpoint
 from .components.encoder import AlbertEncoder
 from .components.ner import AlbertNER
 from .components.pipe import AlbertHead
 from .components.textcat import AlbertTextcat
 from .layers import encoder_of
-from .locate import find_encoder
 from .shims import cpu_tensors
+from .tf_checkpoints import is_tf_checkpoint, load_tf_checkpoint
+from .tokenization import Tokenizer, load_tokenizer
 
 #: What a checkpoint can become: the factory, the name, and what the model needs beside defaults.
 TASKS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -23,23 +24,30 @@ TASKS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-def from_hugging_face(directory: Path, *, lang: str = "en", task: str = "auto") -> Language:
-    """Make a spaCy pipeline of a Hugging Face ALBERT.
+def from_checkpoint(directory: Path, *, lang: str = "en", task: str = "auto") -> Language:
+    """Make a spaCy pipeline of an ALBERT from Hugging Face or from Google.
 
-    directory (Path): A directory with config.json, weights and tokenizer.
+    directory (Path): A directory with config.json, weights and tokenizer; or one with
+        albert_config.json, a TensorFlow checkpoint and a SentencePiece model.
     lang (str): The language whose tokenizer rules to use.
     task (str): "encoder", "ner", "textcat", "textcat_multilabel", or "auto": what its config says.
     RETURNS (Language): A pipeline with the encoder and, if the checkpoint has one, a head.
     RAISES (ValueError): If the checkpoint is not an ALBERT, or its head cannot be used.
+    RAISES (ImportError): If it is Google's, and TensorFlow is not installed.
     """
-    checkpoint = load_checkpoint(directory)
+    directory = Path(directory)
+    tokenizer: Tokenizer
+    if is_tf_checkpoint(directory):
+        checkpoint, tokenizer = load_tf_checkpoint(directory)
+    else:
+        checkpoint, tokenizer = load_checkpoint(directory), load_tokenizer(directory)
     task = task_of(checkpoint, directory) if task == "auto" else task
     if task != "encoder" and "classifier.weight" not in checkpoint.heads:
         raise ValueError(f"{directory} has no classifier, so it cannot become a {task!r} pipeline.")
     nlp = spacy.blank(lang)
     encoder: Any = nlp.add_pipe("albert")
-    encoder.initialize(list, encoder=lambda shim: shim.load(find_encoder(directory)))
-    nlp.meta["name"] = Path(directory).resolve().name
+    encoder.initialize(list, encoder=lambda shim: shim.set(build_albert(checkpoint), tokenizer))
+    nlp.meta["name"] = directory.resolve().name
     if task != "encoder":
         factory, name, model = TASKS[task]
         add_head(nlp.add_pipe(factory, name=name, config={"model": model}), checkpoint)
@@ -69,7 +77,7 @@ def task_of(checkpoint: Checkpoint, directory: Path) -> str:
         return "textcat_multilabel" if is_multilabel else "textcat"
     if "classifier.weight" in checkpoint.heads and not architecture:
         raise ValueError(
-            f"{directory} has a classifier, and its config.json does not say for what (it lacks "
+            f"{directory} has a classifier, and its config does not say for what (it lacks "
             f"`architectures`). Say it with --task: {', '.join(TASKS)}, or encoder."
         )
     return "encoder"

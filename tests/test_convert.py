@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints become pipelines that say the same, and go back unchanged."""
+"""Checkpoints become pipelines that say the same, and go back unchanged."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ import transformers
 from typer.testing import CliRunner
 
 from spacy_albert.cli import albert_cli
-from spacy_albert.convert import from_hugging_face, to_hugging_face
+from spacy_albert.convert import from_checkpoint, to_hugging_face
 
 TEXTS = [
     "Michael Jane was in London, and Obama (who?) in Paris.",
@@ -69,7 +69,7 @@ def hf_logits(folder, model_class, text):
 def test_token_classifier_scores_as_in_transformers(make_checkpoint, tmp_path, scheme):
     model_class = transformers.AlbertForTokenClassification
     folder = make_checkpoint(model_class, SCHEMES[scheme])
-    nlp = from_hugging_face(folder)
+    nlp = from_checkpoint(folder)
     nlp.to_disk(tmp_path / "pipeline")
     nlp = spacy.load(tmp_path / "pipeline", config=EXACT)
     ner = nlp.get_pipe("ner")
@@ -96,7 +96,7 @@ def test_token_classifier_scores_as_in_transformers(make_checkpoint, tmp_path, s
 def test_sequence_classifier_scores_as_in_transformers(make_checkpoint, tmp_path, problem):
     model_class = transformers.AlbertForSequenceClassification
     folder = make_checkpoint(model_class, ["good", "bad", "so-so"], problem_type=problem)
-    from_hugging_face(folder).to_disk(tmp_path / "pipeline")
+    from_checkpoint(folder).to_disk(tmp_path / "pipeline")
     nlp = spacy.load(tmp_path / "pipeline", config=EXACT)
     factory = nlp.get_pipe_meta("textcat").factory
     assert factory == ("albert_textcat_multilabel" if "multi" in problem else "albert_textcat")
@@ -124,7 +124,7 @@ def test_sequence_classifier_scores_as_in_transformers(make_checkpoint, tmp_path
 def test_there_and_back_again(make_checkpoint, tmp_path, model_class, labels, settings):
     folder = make_checkpoint(model_class, labels, **settings)
     back = tmp_path / "back"
-    architecture = to_hugging_face(from_hugging_face(folder), back)
+    architecture = to_hugging_face(from_checkpoint(folder), back)
     assert architecture == model_class.__name__
     ours, info = model_class.from_pretrained(back, output_loading_info=True)
     assert not any(info.values())
@@ -143,10 +143,10 @@ def test_there_and_back_again(make_checkpoint, tmp_path, model_class, labels, se
 
 
 def test_one_of_several_heads_goes_back(make_checkpoint, tmp_path):
-    nlp = from_hugging_face(
+    nlp = from_checkpoint(
         make_checkpoint(transformers.AlbertForTokenClassification, SCHEMES["BIO"])
     )
-    other = from_hugging_face(
+    other = from_checkpoint(
         make_checkpoint(transformers.AlbertForSequenceClassification, ["x", "y"], name="other")
     )
     other.replace_listeners("albert", "textcat", ["model.tok2vec"])
@@ -169,7 +169,7 @@ def test_checkpoint_with_only_a_tokenizer_json(make_checkpoint, tmp_path):
     fast = transformers.AlbertTokenizerFast.from_pretrained(folder)
     (folder / "spiece.model").unlink()
     fast.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    from_hugging_face(folder).to_disk(tmp_path / "pipeline")
+    from_checkpoint(folder).to_disk(tmp_path / "pipeline")
     nlp = spacy.load(tmp_path / "pipeline", config=EXACT)
     model = model_class.from_pretrained(folder).eval()
     text = "London was good"  # one piece at the start of each word
@@ -191,9 +191,9 @@ def test_task_is_asked_for_where_the_config_does_not_say(make_checkpoint):
     folder = make_checkpoint(transformers.AlbertForTokenClassification, SCHEMES["BIO"])
     edit_config(folder, architectures=None)
     with pytest.raises(ValueError, match="--task"):
-        from_hugging_face(folder)
-    assert from_hugging_face(folder, task="ner").pipe_names == ["albert", "ner"]
-    assert from_hugging_face(folder, task="encoder").pipe_names == ["albert"]
+        from_checkpoint(folder)
+    assert from_checkpoint(folder, task="ner").pipe_names == ["albert", "ner"]
+    assert from_checkpoint(folder, task="encoder").pipe_names == ["albert"]
 
 
 def test_bad_checkpoints_are_refused(make_checkpoint, tmp_path):
@@ -202,20 +202,20 @@ def test_bad_checkpoints_are_refused(make_checkpoint, tmp_path):
         transformers.AlbertForSequenceClassification,
     )
     with pytest.raises(ValueError, match=r"no tag scheme.*NOUN"):
-        from_hugging_face(make_checkpoint(token, ["NOUN", "VERB", "ADJ"], name="pos"))
+        from_checkpoint(make_checkpoint(token, ["NOUN", "VERB", "ADJ"], name="pos"))
     with pytest.raises(ValueError, match="regression"):
-        from_hugging_face(make_checkpoint(sequence, ["score"], name="regression"))
+        from_checkpoint(make_checkpoint(sequence, ["score"], name="regression"))
     with pytest.raises(ValueError, match="no classifier"):
-        from_hugging_face(make_checkpoint(transformers.AlbertModel, name="plain"), task="ner")
+        from_checkpoint(make_checkpoint(transformers.AlbertModel, name="plain"), task="ner")
     folder = make_checkpoint(token, SCHEMES["BIO"], name="bare")
     (folder / "spiece.model").unlink()
     with pytest.raises((ValueError, OSError), match=r"spiece\.model.*tokenizer\.json"):
-        from_hugging_face(folder)
+        from_checkpoint(folder)
     bert = tmp_path / "bert"
     shutil.copytree(make_checkpoint(token, SCHEMES["BIO"], name="x"), bert)
     edit_config(bert, model_type="bert")
     with pytest.raises(ValueError, match="bert"):
-        from_hugging_face(bert)
+        from_checkpoint(bert)
 
 
 def test_command(make_checkpoint, tmp_path):
