@@ -74,12 +74,20 @@ def make_albert(nlp: Language, name: str, model: Model) -> Any:
             "tok2vec": LISTENER,
         },
         "threshold": 0.0,
+        "temperature": 1.0,
+        "bias": 0.0,
         "scorer": {"@scorers": "spacy.ner_scorer.v1"},
     },
     default_score_weights=NER_SCORES,
 )
 def make_ner(
-    nlp: Language, name: str, model: Model, threshold: float, scorer: Optional[Callable]
+    nlp: Language,
+    name: str,
+    model: Model,
+    threshold: float,
+    temperature: float,
+    bias: float,
+    scorer: Optional[Callable],
 ) -> Any:
     """Make a named entity recognizer on ALBERT.
 
@@ -87,12 +95,23 @@ def make_ner(
     name (str): The name of the component.
     model (Model): From spacy-albert.TokenClassifier.v1.
     threshold (float): Entities that score lower are dropped.
+    temperature (float): What the log odds of an entity are divided by before they become its score;
+        `calibrate` learns it.
+    bias (float): What is added to them then; learned, too.
     scorer (Callable): The scoring method.
     RETURNS (AlbertNER): The component.
     """
     from .components.ner import AlbertNER
 
-    return AlbertNER(nlp.vocab, model, name, threshold=threshold, scorer=scorer)
+    return AlbertNER(
+        nlp.vocab,
+        model,
+        name,
+        threshold=threshold,
+        temperature=temperature,
+        bias=bias,
+        scorer=scorer,
+    )
 
 
 @Language.factory(
@@ -101,12 +120,18 @@ def make_ner(
     default_config={
         "model": {"@architectures": "spacy-albert.TextClassifier.v1", "tok2vec": LISTENER},
         "threshold": 0.0,
+        "temperature": 1.0,
         "scorer": {"@scorers": "spacy.textcat_scorer.v2"},
     },
     default_score_weights=TEXTCAT_SCORES,
 )
 def make_textcat(
-    nlp: Language, name: str, model: Model, threshold: float, scorer: Optional[Callable]
+    nlp: Language,
+    name: str,
+    model: Model,
+    threshold: float,
+    temperature: float,
+    scorer: Optional[Callable],
 ) -> Any:
     """Make a text classifier with exclusive classes on ALBERT.
 
@@ -114,12 +139,16 @@ def make_textcat(
     name (str): The name of the component.
     model (Model): From spacy-albert.TextClassifier.v1.
     threshold (float): What the best class must reach to count in scoring.
+    temperature (float): What logits are divided by before they become scores; `calibrate` learns
+        it.
     scorer (Callable): The scoring method.
     RETURNS (AlbertTextcat): The component.
     """
     from .components.textcat import AlbertTextcat
 
-    return AlbertTextcat(nlp.vocab, model, name, threshold=threshold, scorer=scorer)
+    return AlbertTextcat(
+        nlp.vocab, model, name, threshold=threshold, temperature=temperature, scorer=scorer
+    )
 
 
 @Language.factory(
@@ -128,12 +157,18 @@ def make_textcat(
     default_config={
         "model": {"@architectures": "spacy-albert.TextClassifier.v1", "tok2vec": LISTENER},
         "threshold": 0.5,
+        "temperature": 1.0,
         "scorer": {"@scorers": "spacy.textcat_multilabel_scorer.v2"},
     },
     default_score_weights=TEXTCAT_SCORES,
 )
 def make_textcat_multilabel(
-    nlp: Language, name: str, model: Model, threshold: float, scorer: Optional[Callable]
+    nlp: Language,
+    name: str,
+    model: Model,
+    threshold: float,
+    temperature: float,
+    scorer: Optional[Callable],
 ) -> Any:
     """Make a text classifier where any number of classes can be true, on ALBERT.
 
@@ -141,9 +176,13 @@ def make_textcat_multilabel(
     name (str): The name of the component.
     model (Model): From spacy-albert.TextClassifier.v1.
     threshold (float): What a class must reach to count as true in scoring.
+    temperature (float): What logits are divided by before they become scores; `calibrate` learns
+        it.
     scorer (Callable): The scoring method.
     RETURNS (AlbertTextcatMultilabel): The component.
     """
     from .components.textcat import AlbertTextcatMultilabel
 
-    return AlbertTextcatMultilabel(nlp.vocab, model, name, threshold=threshold, scorer=scorer)
+    return AlbertTextcatMultilabel(
+        nlp.vocab, model, name, threshold=threshold, temperature=temperature, scorer=scorer
+    )

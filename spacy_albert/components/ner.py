@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +37,8 @@ class AlbertNER(AlbertHead):
         name: str = "albert_ner",
         *,
         threshold: float = 0.0,
+        temperature: float = 1.0,
+        bias: float = 0.0,
         scorer: Callable | None = None,
     ) -> None:
         """Make a recognizer without labels.
@@ -45,10 +47,15 @@ class AlbertNER(AlbertHead):
         model (Model): From spacy-albert.TokenClassifier.v1.
         name (str): The name of the component, and of the span group with the scores.
         threshold (float): Entities that score lower are dropped.
+        temperature (float): What the log odds of an entity are divided by before they become its
+            score; `calibrate` learns it.
+        bias (float): What is added to them then; learned, too.
         scorer (Callable | None): The scoring method.
         """
-        super().__init__(vocab, model, name, threshold=threshold, scorer=scorer)
-        self.cfg["tags"] = []
+        super().__init__(
+            vocab, model, name, threshold=threshold, temperature=temperature, scorer=scorer
+        )
+        self.cfg |= {"bias": bias, "tags": []}
 
     # From documents to annotations
 
@@ -59,9 +66,22 @@ class AlbertNER(AlbertHead):
         RETURNS (list[list[Entity]]): The entities of each.
         """
         docs = list(docs)
+        return self.interpret(docs, self.answers(docs))
+
+    def interpret(
+        self, docs: Sequence[Doc], answers: Sequence[Tensor], **settings: float
+    ) -> list[list[Entity]]:
+        """Find the entities in the logits of some documents.
+
+        docs (Sequence[Doc]): The documents.
+        answers (Sequence[Tensor]): Their logits, (T, K) each.
+        **settings: A temperature, bias or threshold other than the component's own.
+        RETURNS (list[list[Entity]]): The entities of each.
+        """
         if not docs:
             return []
-        logits = torch.cat(self.answers(docs)).numpy()  # (T, K): one document after the other
+        settings = {**self.cfg, **settings}
+        logits = torch.cat(list(answers)).numpy()  # (T, K): one document after the other
         edges = np.cumsum([0, *map(len, docs)])  # (D + 1,)
         preset = np.zeros(len(logits), dtype=bool)
         for doc, edge in zip(docs, edges):
@@ -70,12 +90,14 @@ class AlbertNER(AlbertHead):
         readable = np.flatnonzero(~np.isnan(logits[:, 0]))
         lengths = np.diff(np.searchsorted(readable, edges))
         found = self.tagset.decode(logits[readable], lengths, preset[readable])
+        log_odds = torch.from_numpy(found.scores).logit() / settings["temperature"]
+        scores = (log_odds + settings["bias"]).sigmoid().numpy()
         # Count in all tokens, not in readable ones; drop what scores too low or is taken
         starts, ends = readable[found.starts], readable[found.ends - 1] + 1
         n_preset = np.append(0, np.cumsum(preset))
-        keep = (found.scores >= self.cfg["threshold"]) & (n_preset[starts] == n_preset[ends])
+        keep = (scores >= settings["threshold"]) & (n_preset[starts] == n_preset[ends])
         owners = np.searchsorted(edges, starts, side="right") - 1
-        columns = owners, starts - edges[owners], ends - edges[owners], found.labels, found.scores
+        columns = owners, starts - edges[owners], ends - edges[owners], found.labels, scores
         entities: list[list[Entity]] = [[] for _ in docs]
         for owner, start, end, label, score in zip(*(column[keep].tolist() for column in columns)):
             entities[owner].append(Entity(start, end, self.tagset.labels[label], score))

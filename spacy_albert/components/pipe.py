@@ -158,6 +158,7 @@ class AlbertHead(AlbertPipe):
         name: str,
         *,
         threshold: float,
+        temperature: float = 1.0,
         scorer: Callable | None,
     ) -> None:
         """Make a head without classes.
@@ -166,14 +167,22 @@ class AlbertHead(AlbertPipe):
         model (Model): From `head_layer`.
         name (str): The name of the component.
         threshold (float): What a score must reach to count.
+        temperature (float): What logits, or log odds, are divided by before they become scores;
+            `calibrate` learns it.
         scorer (Callable | None): The scoring method.
+        RAISES (ValueError): If the model is not for this component, or the temperature none.
         """
         self.vocab = vocab
         self.model = model
         if model.name != "albert-head" or self.head.kind != self.kind:
             raise ValueError(f"Component {name!r} needs a {self.architecture} as its model.")
+        if not temperature > 0:
+            raise ValueError(
+                f"Component {name!r} divides by its temperature, so that must be a number "
+                f"above 0, not {temperature}. 1.0 changes nothing."
+            )
         self.name = name
-        self.cfg = {"labels": [], "threshold": threshold}
+        self.cfg = {"labels": [], "threshold": threshold, "temperature": temperature}
         self.scorer = scorer
 
     @property

@@ -1,4 +1,4 @@
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,20 @@ class AlbertTextcat(AlbertHead):
         docs (Iterable[Doc]): The documents.
         RETURNS (list[np.ndarray]): Probabilities, (K,) each.
         """
-        answers = self.answers(docs)
-        return list(self.probabilities(torch.stack(answers)).numpy()) if answers else []
+        docs = list(docs)
+        return self.interpret(docs, self.answers(docs))
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """(D, K) logits -> (D, K) probabilities."""
-        return logits.softmax(dim=1) if self.exclusive else logits.sigmoid()
+    def interpret(self, docs: Sequence[Doc], answers: Sequence[Tensor]) -> list[np.ndarray]:
+        """Turn the logits of some documents into scores.
+
+        docs (Sequence[Doc]): The documents.
+        answers (Sequence[Tensor]): Their logits, (K,) each.
+        RETURNS (list[np.ndarray]): Probabilities, (K,) each.
+        """
+        if not docs:
+            return []
+        logits = torch.stack(list(answers)) / self.cfg["temperature"]  # (D, K)
+        return list((logits.softmax(dim=1) if self.exclusive else logits.sigmoid()).numpy())
 
     def set_annotations(self, docs: Iterable[Doc], predictions: Iterable[np.ndarray]) -> None:
         """Write the scores into `doc.cats`.
@@ -56,11 +64,7 @@ class AlbertTextcat(AlbertHead):
         RETURNS (tuple[float, Gradient]): The loss, and the way to a lower one.
         """
         logits = torch.stack(scores).detach().requires_grad_()  # (D, K)
-        gold = [
-            [example.reference.cats.get(label, np.nan) for label in self.labels]
-            for example in examples
-        ]
-        truth = torch.tensor(gold, dtype=logits.dtype, device=logits.device)  # (D, K)
+        truth = self.truth(examples).to(logits)  # (D, K)
         if self.exclusive:
             truth = truth.nan_to_num(0.0)
             known = truth.sum(dim=1) > 0
@@ -74,6 +78,17 @@ class AlbertTextcat(AlbertHead):
         (gradient,) = torch.autograd.grad(total, logits)
         return total.item() / max(n_known, 1), Gradient(list(gradient), n_known)
 
+    def truth(self, examples: Iterable[Example]) -> Tensor:
+        """Read the annotation of some examples.
+
+        examples (Iterable[Example]): The examples.
+        RETURNS (Tensor): For each document and class 1 or 0, (D, K); NaN where it is missing.
+        """
+        annotated = (example.reference.cats for example in examples)
+        return torch.tensor(
+            [[cats.get(label, np.nan) for label in self.labels] for cats in annotated]
+        )
+
     def update(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, float]:
         """Learn from a batch of examples.
 
@@ -84,15 +99,20 @@ class AlbertTextcat(AlbertHead):
         """
         examples = list(examples)
         for example in examples:
-            self._validate(example)
+            self.validate(example)
         return super().update(examples, **kwargs)
 
     def labels_of(self, example: Example) -> Iterable[str]:
         """RETURNS (Iterable[str]): The classes of an example."""
-        self._validate(example)
+        self.validate(example)
         return example.reference.cats
 
-    def _validate(self, example: Example) -> None:
+    def validate(self, example: Example) -> None:
+        """See to it that classes are annotated as this component takes them.
+
+        example (Example): An example.
+        RAISES (ValueError): If they are not.
+        """
         # Other components may have classes of their own in the same document
         cats = example.reference.cats
         cats = {label: cats[label] for label in self.labels or cats if label in cats}
