@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional, cast
 
 import typer
 from spacy.cli._util import app as spacy_app
@@ -57,6 +57,29 @@ def check_free(path: Path, force: bool) -> None:
     is_taken = path.is_file() or (path.is_dir() and any(path.iterdir()))
     if is_taken and not force:
         raise ValueError(f"{path} exists. Choose another name, or write over it with --force.")
+
+
+def read_corpus(nlp: Any, path: Path) -> list[Any]:
+    """Read annotated documents.
+
+    nlp (Language): The pipeline, whose tokenizer is going to be used.
+    path (Path): A .spacy file, or a folder of them.
+    RETURNS (list[Example]): The documents as the pipeline reads them, and their annotation.
+    RAISES (ValueError): If there are none.
+    """
+    import zlib
+
+    from spacy.training import Corpus
+
+    if not path.exists():
+        raise ValueError(f"{path} does not exist.")
+    try:
+        examples = list(Corpus(path)(nlp))
+    except (zlib.error, ValueError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read as spaCy's DocBin: {error}.") from error
+    if not examples:
+        raise ValueError(f"{path} holds no documents in spaCy's format: see `spacy convert`.")
+    return examples
 
 
 @albert_cli.command("convert")
@@ -303,3 +326,127 @@ def corpus_cli(
             if counts:
                 shown = ", ".join(f"{name} {n:,}" for name, n in counts.most_common())
                 msg.text(f"{title}: {shown}")
+
+
+@albert_cli.command("calibrate")
+def calibrate_cli(
+    pipeline: str = typer.Argument(
+        ..., metavar="PIPELINE", help="A folder, or the name of an embedded or installed pipeline."
+    ),
+    dev: Path = typer.Argument(
+        ...,
+        metavar="DEV",
+        help="Annotated documents that training has not seen: a .spacy file, or a folder of them.",
+    ),
+    output: Optional[Path] = typer.Option(
+        None, "--output", "-o", help="The folder to write the calibrated pipeline to."
+    ),
+    in_place: bool = typer.Option(
+        False, "--in-place", help="Calibrate PIPELINE itself, which must be a folder."
+    ),
+    test: list[Path] = typer.Option(
+        [],
+        "--test",
+        "-t",
+        help="Further annotated documents, only to measure on (may be given several times).",
+    ),
+    components: list[str] = typer.Option(
+        [],
+        "--component",
+        "-c",
+        help="A component to calibrate (may be given several times). Default: all that can be.",
+    ),
+    plot: Optional[Path] = typer.Option(
+        None, "--plot", help="A picture to draw reliability diagrams in, such as scores.png."
+    ),
+    code: Optional[Path] = typer.Option(
+        None, "--code", help="Python file that registers components of your own."
+    ),
+    force: bool = typer.Option(
+        False, "--force", "-F", help="Write over the output and the picture if they exist."
+    ),
+) -> None:
+    """Make scores mean what they say: of the entities that score 0.8, eight in ten are right.
+
+    Learns for each component its temperature and, if it finds entities, its bias from annotated
+    documents that training has not seen. What is found stays the same; its scores change. What is
+    not annotated does not count. Without --output or --in-place it only measures. The table shows,
+    before and after:
+
+    n: the entities found, or the documents classified; where classes are not exclusive, each class
+    of each document
+
+    said, so: the mean score, and the share of what is so: the precision of entities, the accuracy
+    of exclusive classes
+
+    NLL: mean negative log likelihood of the annotation, which gets as low as it can on DEV
+
+    ECE: expected calibration error, how far scores are from the share that is so, in 15 bins of
+    equal width; and of equal mass
+
+    by chance: the ECE that n answers have if their scores are exactly right
+
+    Examples:
+
+      python -m spacy albert calibrate ./model dev.spacy --output ./calibrated
+
+      python -m spacy albert calibrate ./model dev.spacy --in-place --test test.spacy --plot ece.png
+    """
+    from wasabi import msg
+
+    with clear_errors():
+        from .locate import find_pipeline
+
+        where = find_pipeline(pipeline)
+        if where is None:
+            raise ValueError(
+                f"There is no pipeline {pipeline}: neither a folder with a config.cfg, nor an "
+                "embedded pipeline, nor an installed package."
+            )
+        if in_place and output is not None:
+            raise ValueError("Choose --in-place or --output, not both.")
+        if in_place and not Path(pipeline).is_dir():
+            raise ValueError(f"{pipeline} is an installed pipeline: write a copy with --output.")
+        if output is not None and output.resolve() == where.resolve():
+            raise ValueError(f"{output} is the pipeline itself: choose --in-place.")
+        for path in (output, plot):
+            if path is not None:
+                check_free(path, force)
+        if plot is not None:
+            from .reliability import draw  # fails now if there is no matplotlib
+        import shutil
+
+        import spacy
+
+        from .calibration import calibrate, choose, figures
+
+        if code is not None:
+            spacy.util.import_file("python_code", code)
+        nlp = spacy.load(where)
+        chosen = choose(nlp, components or None)
+        paths = [dev, *test]
+        findings = calibrate(nlp, *(read_corpus(nlp, path) for path in paths), components=chosen)
+        rows = [
+            (name, paths[corpus].stem, *figures(*state))
+            for name, corpus, settings, outcomes in findings
+            for state in zip(settings, outcomes)
+        ]
+        header = "T", "bias", "n", "said", "so", "NLL", "ECE", "equal mass", "by chance"
+        aligns = [*"ll", *"r" * len(header)]
+        msg.table(rows, header=("", "", *header), divider=True, aligns=aligns)
+        others = [name for name in nlp.pipe_names if name not in chosen]
+        if others:
+            msg.text(f"Without a change: {', '.join(others)}.")
+        if output is not None:
+            shutil.copytree(where, output, dirs_exist_ok=True)
+        target = where if in_place else output
+        if target is not None:
+            for name in chosen:  # in nothing else it differs
+                component = cast(Any, nlp.get_pipe(name))
+                component.to_disk(target / name, exclude=["head", "encoder"])
+            msg.good(f"Wrote {target}.")
+        else:
+            msg.warn("No pipeline was written: choose --output, or --in-place.")
+        if plot is not None:
+            draw(findings, [path.stem for path in paths], plot)
+            msg.good(f"Drew {plot}.")

@@ -10,7 +10,16 @@ import typer
 from spacy_albert_jobs.cli import albert_cli
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = {"annotate", "convert", "corpus", "init-config", "report", "show", "verify"}
+COMMANDS = {
+    "annotate",
+    "calibrate",
+    "convert",
+    "corpus",
+    "init-config",
+    "report",
+    "show",
+    "verify",
+}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
