@@ -12,6 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+#: Typographic quotes and dashes, which ALBERT's released vocabulary does not know, and plain ones.
+ASCII_PUNCTUATION = {
+    ord(char): plain
+    for plain, chars in {'"': "“”„‟«»″", "'": "‘’‚‛‹›′", "-": "‐‑‒–—―−"}.items()
+    for char in chars
+}
+
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -28,12 +35,20 @@ class Cleaner:
     lower_case (bool): Lower-case the text.
     keep_accents (bool): Leave out NFKD and the removal of combining characters.
     remove_space (bool): Strip the text and make each run of white space one space.
+    ascii_punctuation (bool): Make typographic quotes and dashes plain.
     """
 
-    def __init__(self, lower_case: bool, keep_accents: bool, remove_space: bool):
+    def __init__(
+        self,
+        lower_case: bool,
+        keep_accents: bool,
+        remove_space: bool,
+        ascii_punctuation: bool = False,
+    ) -> None:
         self.lower_case = lower_case
         self.keep_accents = keep_accents
         self.remove_space = remove_space
+        self.plain = ASCII_PUNCTUATION if ascii_punctuation else {}
         self._folded = np.zeros(sys.maxunicode + 1, dtype=np.uint32)
         self._fold(range(0x3001))  # all white space is there
 
@@ -77,7 +92,7 @@ class Cleaner:
         """
         strings = []
         for code in codes:
-            char = chr(code)
+            char = self.plain.get(code) or chr(code)
             string = SURROGATE.sub("\ufffd", char)
             if self.lower_case:
                 string = string.lower()

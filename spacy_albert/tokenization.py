@@ -76,6 +76,13 @@ class Tokenizer(ABC):
         """
 
     @abstractmethod
+    def pieces(self) -> list[str]:
+        """Write the vocabulary down.
+
+        RETURNS (list[str]): The pieces, in the order of their ids.
+        """
+
+    @abstractmethod
     def save(self, directory: Path) -> None:
         """Write the files that `load_tokenizer` and transformers read.
 
@@ -119,6 +126,8 @@ class SentencePieceTokenizer(Tokenizer):
     lower_case (bool): Lower-case the text.
     keep_accents (bool): Leave out NFKD and the removal of combining characters.
     remove_space (bool): Strip the text and make each run of white space one space.
+    ascii_punctuation (bool): Make typographic quotes and dashes plain, for a model that was trained
+        so; ALBERT's released ones were not.
     RAISES (ValueError): If the bytes are no SentencePiece model, or none that was made for ALBERT.
     """
 
@@ -129,6 +138,7 @@ class SentencePieceTokenizer(Tokenizer):
         lower_case: bool = True,
         keep_accents: bool = False,
         remove_space: bool = True,
+        ascii_punctuation: bool = False,
     ) -> None:
         import sentencepiece
 
@@ -136,7 +146,8 @@ class SentencePieceTokenizer(Tokenizer):
         self.lower_case = lower_case
         self.keep_accents = keep_accents
         self.remove_space = remove_space
-        self._clean = Cleaner(lower_case, keep_accents, remove_space)
+        self.ascii_punctuation = ascii_punctuation
+        self._clean = Cleaner(lower_case, keep_accents, remove_space, ascii_punctuation)
         self._processor = spm = sentencepiece.SentencePieceProcessor()
         try:
             spm.LoadFromSerializedProto(model)
@@ -183,12 +194,16 @@ class SentencePieceTokenizer(Tokenizer):
         shift = begins[:-1].repeat(counts)
         return Pieces(ids, starts - shift, ends - shift, counts)
 
+    def pieces(self) -> list[str]:
+        return [self._processor.IdToPiece(i) for i in range(self.size)]
+
     def save(self, directory: Path) -> None:
         config = {
             "tokenizer_class": "AlbertTokenizer",
             "do_lower_case": self.lower_case,
             "keep_accents": self.keep_accents,
             "remove_space": self.remove_space,
+            "ascii_punctuation": self.ascii_punctuation,
             **{f"{name}_token": piece for name, piece in SPECIAL_PIECES.items()},
         }
         (directory / SPIECE_FILE).write_bytes(self.model)
@@ -201,6 +216,7 @@ class SentencePieceTokenizer(Tokenizer):
                 "lower_case": self.lower_case,
                 "keep_accents": self.keep_accents,
                 "remove_space": self.remove_space,
+                "ascii_punctuation": self.ascii_punctuation,
             }
         )
 
@@ -329,6 +345,10 @@ class JsonTokenizer(Tokenizer):
         starts, ends = np.array(list(ranges), dtype=np.int32).reshape(-1, 2).T
         return Pieces(ids, starts, ends, np.array([len(encoding) for encoding in encodings], int))
 
+    def pieces(self) -> list[str]:
+        ids = self._tokenizer.get_vocab()
+        return sorted(ids, key=ids.__getitem__)
+
     def save(self, directory: Path) -> None:
         (directory / JSON_FILE).write_text(self.json, encoding="utf8")
 
@@ -370,6 +390,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
             lower_case=config.get("do_lower_case", True),
             keep_accents=config.get("keep_accents", False),
             remove_space=config.get("remove_space", True),
+            ascii_punctuation=config.get("ascii_punctuation", False),
         )
     if json_file.exists():
         return JsonTokenizer(json_file.read_bytes())
