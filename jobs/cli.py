@@ -1,4 +1,6 @@
-"""The commands `annotate`, `show`, `verify` and `report` of `python -m spacy albert`."""
+"""The commands of `python -m spacy albert` that read collections: `annotate`, `show`, `verify`,
+`report`, `vocab` and `pretrain`.
+"""
 
 from pathlib import Path
 from typing import NoReturn, Optional
@@ -229,6 +231,152 @@ def report_cli(
         fail(str(error))
     if not quiet:
         typer.echo(page)
+
+
+@albert_cli.command("vocab")
+def vocab_cli(
+    input: str = typer.Argument(
+        ...,
+        help="Parquet or text: a file, a folder or a glob. In a text file, empty lines part "
+        "documents.",
+    ),
+    output: Path = typer.Argument(..., metavar="OUT", help="The directory to write."),
+    size: int = typer.Option(..., "--size", "-s", help="Pieces in the vocabulary, such as 30000."),
+    text_column: str = typer.Option("text", "--text-column", "-t", help="Column of the texts."),
+    ascii_punctuation: bool = typer.Option(
+        False,
+        "--ascii-punctuation",
+        help="Make typographic quotes and dashes plain before anything else, in training and "
+        "whenever the vocabulary is used. ALBERT's released vocabulary knows none of them.",
+    ),
+    sentences: int = typer.Option(
+        10_000_000, "--sentences", help="Parts of texts to learn from; of more, so many at random."
+    ),
+    force: bool = typer.Option(False, "--force", "-F", help="Write over OUT if it exists."),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="Print nothing but errors."),
+) -> None:
+    """
+    Make a vocabulary: SentencePiece with ALBERT's settings and special pieces.
+
+    OUT is what `pretrain --vocabulary` takes, and transformers' AlbertTokenizer.
+    """
+    from .errors import JobError, missing_extra
+
+    try:
+        from .vocab import vocab
+    except ImportError as error:
+        fail(str(missing_extra(error)))
+    try:
+        from spacy_albert.cli import check_free
+
+        from .progress import counting
+
+        check_free(output, force)
+        with counting("documents", quiet) as show:
+            said = vocab(
+                input,
+                output,
+                size,
+                text_column=text_column,
+                ascii_punctuation=ascii_punctuation,
+                sentences=sentences,
+                show=show,
+            )
+    except (JobError, ValueError, OSError) as error:
+        fail(str(error))
+    if not quiet:
+        typer.secho(f"✔ {said}", fg="green")
+
+
+@albert_cli.command(
+    "pretrain", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def pretrain_cli(
+    context: typer.Context,
+    input: str = typer.Argument(
+        ..., help="Parquet: a file, a folder or a glob, with a document in each row."
+    ),
+    output: Path = typer.Argument(
+        ..., metavar="OUT", help="The folder of the run, which all machines see under this path."
+    ),
+    config: Path = typer.Option(
+        ...,
+        "--config",
+        "-c",
+        help="A config with [model], [data] and [training], or the name of one that ships: "
+        "pretrain_small.cfg, pretrain_base.cfg, pretrain_large.cfg, pretrain_xlarge.cfg, "
+        "pretrain_xxlarge.cfg. Settings may be given as --training.steps 1000.",
+    ),
+    vocabulary: Optional[Path] = typer.Option(
+        None, "--vocabulary", "-v", help="What `vocab` has made, or a spiece.model file."
+    ),
+    init_from: Optional[str] = typer.Option(
+        None,
+        "--init-from",
+        "-i",
+        help="Begin with a checkpoint, and its shape and vocabulary, instead of random weights: "
+        "a Hugging Face directory, a pipeline or an embedded one.",
+    ),
+    workers: int = typer.Option(1, "--workers", "-w", help="Processes that train together."),
+    cpus_per_worker: Optional[int] = typer.Option(
+        None,
+        "--cpus-per-worker",
+        help="CPUs, and so threads, of each. Default: a share of this machine.",
+    ),
+    gpus: Optional[bool] = typer.Option(
+        None, "--gpus/--no-gpus", help="Give each worker a GPU. Default: if there are any."
+    ),
+    address: Optional[str] = typer.Option(
+        None,
+        "--address",
+        help="Ray cluster. Without it and RAY_ADDRESS, the job starts a Ray of its own.",
+    ),
+    overwrite: bool = typer.Option(
+        False, "--overwrite", "-F", help="Remove what an earlier run has left in OUT, begin again."
+    ),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="Print nothing but errors."),
+) -> None:
+    """
+    Pre-train an ALBERT with its own objectives, on Ray Train.
+
+    A run that was broken off goes on with the same command where its last checkpoint is. In the end
+    OUT/model is an ALBERT for training heads on (`init-config --encoder OUT/model`), OUT/losses.png
+    the curve, and OUT/metrics.jsonl the figures of every step.
+
+    Examples:
+
+      python -m spacy albert vocab texts/ vocabulary --size 30000
+
+      python -m spacy albert pretrain texts/ run --config pretrain_base.cfg --vocabulary vocabulary
+
+      python -m spacy albert pretrain texts/ run -c pretrain_base.cfg --init-from ./albert-base-v2
+    """
+    from spacy.cli._util import parse_config_overrides
+
+    from .errors import JobError, missing_extra
+
+    try:
+        from .pretrain import load_config, pretrain
+    except ImportError as error:
+        fail(str(missing_extra(error)))
+    try:
+        pretrain(
+            input,
+            output,
+            load_config(config, parse_config_overrides(context.args)),
+            vocabulary=vocabulary,
+            init_from=init_from,
+            workers=workers,
+            cpus_per_worker=cpus_per_worker,
+            gpus=gpus,
+            address=address,
+            overwrite=overwrite,
+            quiet=quiet,
+        )
+    except JobError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("Stopped. The same command goes on where the last checkpoint is.", 130)
 
 
 def fail(message: str, code: int = 1) -> NoReturn:

@@ -16,9 +16,11 @@ COMMANDS = {
     "convert",
     "corpus",
     "init-config",
+    "pretrain",
     "report",
     "show",
     "verify",
+    "vocab",
 }
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
