@@ -238,7 +238,11 @@ class Folder(NamedTuple):
 
     def clear_temporaries(self) -> None:
         """Delete what interrupted runs were writing."""
-        if self.info(TEMPORARY).type == FileType.Directory:
+        if self.is_store:  # folders are only names there, and delete_dir of S3 has stood still
+            below = FileSelector(self.join(TEMPORARY), allow_not_found=True)
+            found = self.patiently(lambda: self.filesystem.get_file_info(below))
+            self.delete(f"{TEMPORARY}/{info.base_name}" for info in found)
+        elif self.info(TEMPORARY).type == FileType.Directory:
             self.patiently(lambda: self.filesystem.delete_dir(self.join(TEMPORARY)))
 
     def refuse_unwritable(self) -> None:
