@@ -33,6 +33,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
 }
 
+#: The most pieces of a sequence whose weights of attention are kept in training.
+FEW = 256
+
 
 @dataclass(frozen=True)
 class AlbertConfig:
@@ -235,6 +238,30 @@ class Embeddings(nn.Module):
         return self.project(hidden)  # (B, S, H)
 
 
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float
+) -> Tensor:
+    """Mix values by how well queries and keys agree: softmax(Q K^T / sqrt(d)) V.
+
+    That is one kernel of torch. On a CPU it is slow to learn through, as it computes all weights
+    once more to go backward; where they are few, they are kept here instead.
+
+    query, key, value (Tensor): One for each piece and head, (B, A, S, d).
+    mask (Tensor | None): True at real pieces, (B, S) bool; None if all are real.
+    dropout (float): The share of weights that is left out.
+    RETURNS (Tensor): The mixtures, (B, A, S, d).
+    """
+    if mask is not None:
+        mask = mask[:, None, None, :]  # (B, 1, 1, S)
+    is_kept = query.requires_grad and not query.is_cuda and query.shape[2] <= FEW
+    if not is_kept:
+        return F.scaled_dot_product_attention(query, key, value, mask, dropout)
+    scores = query * query.shape[3] ** -0.5 @ key.transpose(2, 3)  # (B, A, S, S)
+    if mask is not None:
+        scores = scores.masked_fill_(~mask, -torch.inf)
+    return F.dropout(scores.softmax(3), dropout) @ value
+
+
 class Layer(nn.Module):
     """Mix information between pieces (attention), then within each (feed-forward).
 
@@ -278,13 +305,8 @@ class Layer(nn.Module):
         B, S, _ = qkv.shape
         qkv = qkv.view(B, S, 3, self.num_heads, -1)  # (B, S, 3, A, H/A)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # 3 x (B, A, S, H/A)
-        mixed = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=None if mask is None else mask[:, None, None, :],  # (B, 1, 1, S)
-            dropout_p=self.attention_dropout if self.training else 0.0,
-        )  # (B, A, S, H/A)
+        dropout = self.attention_dropout if self.training else 0.0
+        mixed = attend(query, key, value, mask, dropout)  # (B, A, S, H/A)
         return mixed.transpose(1, 2).reshape(B, S, -1)  # (B, S, H)
 
     def transform(self, hidden: Tensor, mixed: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from spacy_albert.modeling import (
     Layer,
     MaskedLanguageModelHead,
     SentenceOrderHead,
+    attend,
 )
 
 TINY = AlbertConfig(
@@ -245,6 +246,21 @@ def test_forward_is_embed_then_each_layer_by_depth(batch, tmp_path):
         for layer in albert.layers_by_depth():
             hidden = layer(hidden, mask)
         assert torch.equal(hidden, albert(ids, mask, segments))
+
+
+@pytest.mark.parametrize("is_padded", [False, True])
+def test_attention_that_keeps_its_weights_equals_that_of_torch(is_padded, monkeypatch):
+    qkv = torch.randn(3, 2, 4, 9, 8, dtype=torch.float64, requires_grad=True)  # (3, B, A, S, d)
+    mask = torch.arange(9) < torch.tensor([[9], [5]]) if is_padded else None
+    found = []
+    for few in (9, 8):
+        monkeypatch.setattr("spacy_albert.modeling.FEW", few)
+        mixed = attend(*qkv, mask, 0.0)
+        (gradient,) = torch.autograd.grad(mixed.square().sum(), qkv)
+        is_torchs = "ScaledDotProduct" in type(mixed.grad_fn).__name__
+        assert is_torchs == (few == 8)
+        found.append((mixed, gradient))
+    torch.testing.assert_close(*found)
 
 
 def test_layers_by_depth_follow_groups_and_inner_groups():
