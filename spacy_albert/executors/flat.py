@@ -43,7 +43,15 @@ class FlatExecutor(Executor):
                 if isinstance(part, nn.Linear):
                     part.to(dtype)
 
-    def __call__(self, hidden: Tensor, lengths: np.ndarray) -> Tensor:
+    def __call__(self, hidden: Tensor, lengths: np.ndarray, wanted: Tensor | None = None) -> Tensor:
+        """Apply every layer in turn.
+
+        hidden (Tensor): What `embed` returned, (P, H).
+        lengths (np.ndarray): Pieces in each window, (B,); they sum to P.
+        wanted (Tensor | None): The pieces whose states are wanted, (W,) int64; None for all. In the
+            last layer they look at all pieces, and the rest is done for them alone.
+        RETURNS (Tensor): The last hidden states, (W, H).
+        """
         is_cast = self.dtype != torch.float32
         # The kernel for windows of all lengths has no dropout
         drops = self.model.training and self.model.config.attention_probs_dropout_prob > 0
@@ -52,8 +60,13 @@ class FlatExecutor(Executor):
         else:
             attend = padded_attention(lengths, hidden.device)
         with torch.autocast(hidden.device.type, self.dtype, is_cast, self.is_trained):
-            for layer in self.model.layers_by_depth():
+            *layers, last = self.model.layers_by_depth()
+            for layer in layers:
                 hidden = layer.transform(hidden, attend(layer, layer.qkv(hidden)))  # (P, H)
+            mixed = attend(last, last.qkv(hidden))  # (P, H)
+            if wanted is not None:
+                hidden, mixed = hidden[wanted], mixed[wanted]  # (W, H)
+            hidden = last.transform(hidden, mixed)
         return hidden
 
 

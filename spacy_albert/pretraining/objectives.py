@@ -27,8 +27,8 @@ class PreTraining(nn.Module):
         self.dtype = dtype
 
     def forward(self, batch: Batch) -> Tensor:
-        """Answer the questions of a batch. Only places that are asked for are scored, as that is a
-        product with the whole vocabulary.
+        """Answer the questions of a batch. The last layer comes to its end only where something is
+        asked, and only there pieces are scored, which is a product with the whole vocabulary.
 
         batch (Batch): The batch, on the device of the weights.
         RETURNS (Tensor): Sums over the batch: the loss of the pieces asked for, the loss of the
@@ -36,11 +36,13 @@ class PreTraining(nn.Module):
         """
         apply_layers = FlatExecutor(self.albert, self.dtype, is_trained=True)
         is_cast = self.dtype != torch.float32
-        hidden = self.albert.embed(batch.ids, batch.segments, batch.positions)  # (P, H)
+        n_places = len(batch.places)
+        wanted = torch.cat([batch.places, batch.firsts])
         with torch.autocast(batch.ids.device.type, self.dtype, is_cast):
-            states = apply_layers(hidden, batch.lengths)  # (P, H)
-            pieces = self.predictions(states[batch.places]).float()  # (M, V)
-            pooled = self.albert.pool(states[batch.firsts, None])  # (B, 1, H) -> (B, H)
+            hidden = self.albert.embed(batch.ids, batch.segments, batch.positions)  # (P, H)
+            states = apply_layers(hidden, batch.lengths, wanted)  # (M + B, H)
+            pieces = self.predictions(states[:n_places]).float()  # (M, V)
+            pooled = self.albert.pool(states[n_places:, None])  # (B, 1, H) -> (B, H)
             orders = self.sop_classifier(pooled).float()  # (B, 2)
         return torch.stack(
             [
