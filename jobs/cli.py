@@ -243,6 +243,12 @@ def vocab_cli(
     output: Path = typer.Argument(..., metavar="OUT", help="The directory to write."),
     size: int = typer.Option(..., "--size", "-s", help="Pieces in the vocabulary, such as 30000."),
     text_column: str = typer.Option("text", "--text-column", "-t", help="Column of the texts."),
+    cased: bool = typer.Option(
+        False,
+        "--cased",
+        help="Keep capitals, which tell names, in training and whenever the vocabulary is used. "
+        "ALBERT's released one is of lower case.",
+    ),
     ascii_punctuation: bool = typer.Option(
         False,
         "--ascii-punctuation",
@@ -278,6 +284,7 @@ def vocab_cli(
                 output,
                 size,
                 text_column=text_column,
+                lower_case=not cased,
                 ascii_punctuation=ascii_punctuation,
                 sentences=sentences,
                 show=show,

@@ -27,6 +27,7 @@ def vocab(
     size: int,
     *,
     text_column: str = "text",
+    lower_case: bool = True,
     ascii_punctuation: bool = False,
     sentences: int = 10_000_000,
     show: Callable[[int, int], Any] | None = None,
@@ -37,6 +38,7 @@ def vocab(
     output (str | Path): The directory to write.
     size (int): Pieces.
     text_column (str): The column of the texts.
+    lower_case (bool): Lower-case the texts, in training and whenever the vocabulary is used.
     ascii_punctuation (bool): Make typographic quotes and dashes plain before anything else.
     sentences (int): Parts of texts to learn from, at most.
     show (Callable | None): Told, now and then, how many documents have been read, and of how many.
@@ -47,11 +49,14 @@ def vocab(
     model = train_vocabulary(
         texts,
         size,
+        lower_case=lower_case,
         ascii_punctuation=ascii_punctuation,
         sentences=sentences,
         threads=cpu_count(),
     )
-    tokenizer = SentencePieceTokenizer(model, ascii_punctuation=ascii_punctuation)
+    tokenizer = SentencePieceTokenizer(
+        model, lower_case=lower_case, ascii_punctuation=ascii_punctuation
+    )
     Path(output).mkdir(parents=True, exist_ok=True)
     tokenizer.save(Path(output))
     return f"{tokenizer.size:,} pieces from {texts.done:,} documents, in {output}"

@@ -16,6 +16,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from ..tokenization import SPECIAL_PIECES
+
 #: The share of n-grams to predict, and the longest in words.
 MASKED, LONGEST = 0.15, 3
 #: The shares of chosen pieces that are hidden, and that are hidden or stay.
@@ -26,15 +28,18 @@ _EDGES = np.cumsum(_LENGTHS / _LENGTHS.sum())[:-1]
 
 def begins_word(vocabulary: Iterable[str]) -> np.ndarray:
     """Tell with which pieces a word begins, as `_is_start_piece_sp` of create_pretraining_data.py
-    does: what follows a blank, a punctuation mark, or anything else than letters from a to z.
+    does: what follows a blank, a punctuation mark, or anything else than letters from a to z; in
+    a vocabulary that keeps them, also from A to Z.
 
     vocabulary (Iterable[str]): The pieces, in the order of their ids.
     RETURNS (np.ndarray): (V,) bool.
     """
-    joins = set(string.ascii_lowercase + string.punctuation)
+    joins = set(string.ascii_letters + string.punctuation)
+    special = set(SPECIAL_PIECES.values())
     return np.array(
         [
             piece.startswith(("▁", "<"))
+            or piece in special
             or (len(piece) == 1 and piece in string.punctuation)
             or not joins.issuperset(piece)
             for piece in vocabulary

@@ -25,6 +25,7 @@ def train_vocabulary(
     texts: Iterable[str],
     size: int,
     *,
+    lower_case: bool = True,
     ascii_punctuation: bool = False,
     sentences: int = SENTENCES,
     threads: int = 1,
@@ -33,6 +34,7 @@ def train_vocabulary(
 
     texts (Iterable[str]): The texts; only a sample of them is in memory.
     size (int): Number of pieces.
+    lower_case (bool): Lower-case the texts first, as ALBERT does.
     ascii_punctuation (bool): Make typographic quotes and dashes plain first.
     sentences (int): How many parts of texts are looked at, at most.
     threads (int): Threads to count with.
@@ -44,11 +46,12 @@ def train_vocabulary(
             f"A vocabulary of {size} pieces has no room beside ALBERT's special ones: take more, "
             "such as 8000 or 30000."
         )
+    clean = Cleaner(lower_case, False, True, ascii_punctuation)
     model = io.BytesIO()
     controls = [SPECIAL_PIECES[name] for name in ("cls", "sep", "mask")]
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=cleaned(texts, ascii_punctuation),
+            sentence_iterator=cleaned(texts, clean),
             model_writer=model,
             model_type="unigram",
             vocab_size=size,
@@ -84,14 +87,13 @@ def train_vocabulary(
     return model.getvalue()
 
 
-def cleaned(texts: Iterable[str], ascii_punctuation: bool) -> Iterator[str]:
+def cleaned(texts: Iterable[str], clean: Cleaner) -> Iterator[str]:
     """Normalise texts as ALBERT does before SentencePiece, and hand them over in parts.
 
     texts (Iterable[str]): The texts.
-    ascii_punctuation (bool): Make typographic quotes and dashes plain.
+    clean (Cleaner): Normalises them.
     YIELDS (str): Whole words, about CHARACTERS of them.
     """
-    clean = Cleaner(True, False, True, ascii_punctuation)
     for text in texts:
         words = characters(clean(f" {text} ").codes).split()
         ends = [0]

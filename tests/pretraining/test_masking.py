@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spacy_albert.pretraining.masking import begins_word, mask, ngrams
+from spacy_albert.tokenization import SentencePieceTokenizer
 
 V, MASK = 50, 4
 STARTS = np.random.default_rng(0).random(V) < 0.6
@@ -24,6 +25,14 @@ def is_start_piece(piece: str) -> bool:
 
 def test_where_words_begin():
     pieces = ["▁the", "s", "ing", "<unk>", "▁", ".", "9", "1st", "é", "don't", "-", "(", "▁(a"]
+    assert begins_word(pieces).tolist() == [is_start_piece(piece) for piece in pieces]
+    capitals = ["▁Lon", "DON", "Ts", "[MASK]"]
+    assert begins_word(capitals).tolist() == [True, False, False, True]
+
+
+def test_where_words_begin_in_the_released_vocabulary(shared_data):
+    path = shared_data / "albert_vocabulary" / "spiece.model"
+    pieces = SentencePieceTokenizer(path.read_bytes()).pieces()
     assert begins_word(pieces).tolist() == [is_start_piece(piece) for piece in pieces]
 
 

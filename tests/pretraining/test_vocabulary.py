@@ -8,7 +8,7 @@ import transformers
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from spacy_albert.cleaning import ASCII_PUNCTUATION
+from spacy_albert.cleaning import ASCII_PUNCTUATION, Cleaner
 from spacy_albert.pretraining.vocabulary import cleaned, train_vocabulary
 from spacy_albert.tokenization import SentencePieceTokenizer, load_tokenizer
 
@@ -43,8 +43,11 @@ def test_it_is_of_clean_text(model):
     assert "s" in pieces
 
 
-def test_transformers_reads_it(model, tmp_path):
-    ours = SentencePieceTokenizer(model)
+@pytest.mark.parametrize("lower_case", [True, False])
+def test_transformers_reads_it(lower_case, tmp_path):
+    model = train_vocabulary(TEXTS, 80, lower_case=lower_case)
+    ours = SentencePieceTokenizer(model, lower_case=lower_case)
+    assert lower_case != any(piece.isupper() for piece in ours.pieces()[13:])
     ours.save(tmp_path)
     theirs = transformers.AlbertTokenizer.from_pretrained(tmp_path)
     for text in TEXTS[:50]:
@@ -77,7 +80,7 @@ def test_plain_punctuation_keeps_places(tiny_spm, text):
 
 def test_words_stay_whole_and_all_are_handed_over():
     text = "a" * 700 + " " + "b" * 700 + " c " * 900
-    parts = list(cleaned([text, "", "  ", "É!"], ascii_punctuation=False))
+    parts = list(cleaned([text, "", "  ", "É!"], Cleaner(True, False, True)))
     assert " ".join(parts).split() == [*text.split(), "e!"]
     assert max(map(len, parts)) < 4000
 
