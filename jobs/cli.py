@@ -324,6 +324,12 @@ def pretrain_cli(
         help="Begin with a checkpoint, and its shape and vocabulary, instead of random weights: "
         "a Hugging Face directory, a pipeline or an embedded one.",
     ),
+    corpus: Optional[Path] = typer.Option(
+        None,
+        "--corpus",
+        help="The folder for the texts divided into pieces. Runs over the same texts with the same "
+        "vocabulary can share it. Default: OUT/corpus.",
+    ),
     workers: int = typer.Option(1, "--workers", "-w", help="Processes that train together."),
     cpus_per_worker: Optional[int] = typer.Option(
         None,
@@ -373,6 +379,7 @@ def pretrain_cli(
             load_config(config, parse_config_overrides(context.args)),
             vocabulary=vocabulary,
             init_from=init_from,
+            corpus=corpus,
             workers=workers,
             cpus_per_worker=cpus_per_worker,
             gpus=gpus,

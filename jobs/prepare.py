@@ -25,7 +25,7 @@ from .storage import Folder
 from .worker import read
 
 #: The text in a shard.
-SHARD_BYTES = 32 * MEBIBYTE
+SHARD_BYTES = 8 * MEBIBYTE
 CORPUS = "corpus.json"
 
 
@@ -81,7 +81,7 @@ def prepare(
             Encoder,
             fn_constructor_args=(selection.root, folder, tokenizer, text_column, lang),
             batch_size=1,
-            concurrency=(1, min(workers, len(missing))),
+            concurrency=min(workers, len(missing)),
         )
         for _ in made.iter_rows():
             done += 1

@@ -75,6 +75,7 @@ def pretrain(
     *,
     vocabulary: str | Path | None = None,
     init_from: str | Path | None = None,
+    corpus: Path | None = None,
     workers: int = 1,
     cpus_per_worker: int | None = None,
     gpus: bool | None = None,
@@ -91,6 +92,8 @@ def pretrain(
     vocabulary (str | Path | None): A spiece.model file, or a directory that has one.
     init_from (str | Path | None): A checkpoint to begin with: a Hugging Face directory, a pipeline
         or an embedded one. Its shape and vocabulary are taken, too.
+    corpus (Path | None): The folder for the texts divided into pieces, which runs over the same
+        texts with the same vocabulary can share; None for one in the run's own.
     workers (int): How many processes train together.
     cpus_per_worker (int | None): The CPUs, and so the threads, of each; None for a share of this
         machine.
@@ -150,10 +153,10 @@ def pretrain(
         with connected(Resources(address=address, workers=workers, cpus=threads)):
             on_gpu = has_gpus() if gpus is None else gpus
             with counting("shards divided into pieces", quiet) as show:
-                corpus, counts = prepare(
+                found, counts = prepare(
                     selection,
                     files,
-                    folder / CORPUS,
+                    corpus or folder / CORPUS,
                     folder / VOCABULARY,
                     data["text_column"],
                     data["lang"],
@@ -164,7 +167,7 @@ def pretrain(
             if not counts["pieces"]:
                 raise JobError(f"{input} has no text to train on.")
             (folder / RUN).write_text(json.dumps({**identity, "corpus": counts}, indent=2) + "\n")
-            paths = [path.resolve() for path in corpus.paths]
+            paths = [path.resolve() for path in found.paths]
             run = Run(folder.resolve(), shape.to_dict(), settings, paths, start, on_gpu, threads)
             with Watch(folder / METRICS, settings, console), interruptible():
                 train(run, workers)

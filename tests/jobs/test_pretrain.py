@@ -201,12 +201,11 @@ def test_a_run_that_is_killed_goes_on_as_it_would_have(texts, vocabulary, tmp_pa
 def test_two_workers_do_what_one_does(texts, vocabulary, tmp_path):
     alone, together = tmp_path / "alone", tmp_path / "together"
     more = {"model.classifier_dropout_prob": 0.0}  # each worker draws its own
-    subprocess.run(command(texts, vocabulary, alone, **more), check=True, capture_output=True)
-    subprocess.run(
-        [*command(texts, vocabulary, together, **more), "--workers", "2"],
-        check=True,
-        capture_output=True,
-    )
+    shared = ["--corpus", tmp_path / "corpus"]
+    for run, workers in ((alone, "1"), (together, "2")):
+        order = [*command(texts, vocabulary, run, **more), *shared, "--workers", workers]
+        subprocess.run(order, check=True, capture_output=True)
+        assert not (run / "corpus").exists()
     for one, two in zip(losses(alone), losses(together), strict=True):
         assert one[0] == two[0]
         assert one[3] == two[3]  # as many pieces: the same sequences
