@@ -271,7 +271,9 @@ def test_workers_that_come_late_take_part():
     assert late.time < 150
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))]
+)
 @pytest.mark.parametrize("workers", [2, 16, 64])
 def test_hardly_anybody_is_idle_at_the_end(seed, workers):
     """Over files, row groups and documents of very different sizes, on machines of different
