@@ -128,7 +128,8 @@ class Encoder:
         """
         shards = [Shard.from_json(json.loads(values)) for values in batch["shard"]]
         for shard in shards:
-            self.encode(shard)
+            with self.nlp.memory_zone():  # words stay known for so long
+                self.encode(shard)
         return {"name": [shard.name for shard in shards]}
 
     def encode(self, shard: Shard) -> None:
@@ -180,8 +181,7 @@ def divide(text: str, nlp: Language, tokenizer: Tokenizer) -> Iterator[np.ndarra
     YIELDS (np.ndarray): The ids of each sentence that has pieces.
     """
     lines = [line for line in text.splitlines() if line.strip()]
-    with nlp.memory_zone():
-        found = [sentence.text for doc in nlp.pipe(lines) for sentence in doc.sents]
+    found = [sentence.text for doc in nlp.pipe(lines) for sentence in doc.sents]
     if found:
         pieces = tokenizer(found)
         for ids in np.split(pieces.ids, np.cumsum(pieces.counts)[:-1]):
