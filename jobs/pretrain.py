@@ -152,6 +152,8 @@ def pretrain(
         threads = cpus_per_worker or max(1, cpu_count() // workers)
         with connected(Resources(address=address, workers=workers, cpus=threads)):
             on_gpu = has_gpus() if gpus is None else gpus
+            rows = sum(file.rows for file in files)
+            console.print(f"{rows:,} rows in {len(files)} files are divided into pieces")
             with counting("shards divided into pieces", quiet) as show:
                 found, counts = prepare(
                     selection,
