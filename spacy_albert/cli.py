@@ -59,6 +59,24 @@ def check_free(path: Path, force: bool) -> None:
         raise ValueError(f"{path} exists. Choose another name, or write over it with --force.")
 
 
+def pipeline_folder(name: str) -> Path:
+    """Find a pipeline.
+
+    name (str): A folder, or the name of an embedded or installed pipeline.
+    RETURNS (Path): Its folder.
+    RAISES (ValueError): If there is no such pipeline.
+    """
+    from .locate import find_pipeline
+
+    folder = find_pipeline(name)
+    if folder is None:
+        raise ValueError(
+            f"There is no pipeline {name}: neither a folder with a config.cfg, nor an embedded "
+            "pipeline, nor an installed package."
+        )
+    return folder
+
+
 def read_corpus(nlp: Any, path: Path) -> list[Any]:
     """Read annotated documents.
 
@@ -395,14 +413,7 @@ def calibrate_cli(
     from wasabi import msg
 
     with clear_errors():
-        from .locate import find_pipeline
-
-        where = find_pipeline(pipeline)
-        if where is None:
-            raise ValueError(
-                f"There is no pipeline {pipeline}: neither a folder with a config.cfg, nor an "
-                "embedded pipeline, nor an installed package."
-            )
+        where = pipeline_folder(pipeline)
         if in_place and output is not None:
             raise ValueError("Choose --in-place or --output, not both.")
         if in_place and not Path(pipeline).is_dir():
@@ -450,3 +461,30 @@ def calibrate_cli(
         if plot is not None:
             draw(findings, [path.stem for path in paths], plot)
             msg.good(f"Drew {plot}.")
+
+
+@albert_cli.command("shrink")
+def shrink_cli(
+    pipeline: str = typer.Argument(
+        ..., metavar="PIPELINE", help="A folder, or the name of an embedded or installed pipeline."
+    ),
+    output: Path = typer.Argument(..., metavar="OUT", help="The folder to write."),
+    force: bool = typer.Option(False, "--force", "-F", help="Write over OUT if it exists."),
+) -> None:
+    """
+    Write a pipeline with its weights in half precision, half as large.
+
+    It is loaded, computes and trains as before. Weights lose what half precision has no digits
+    for, the fourth and later ones: `spacy evaluate` tells whether that costs anything.
+    """
+    from wasabi import msg
+
+    with clear_errors():
+        source = pipeline_folder(pipeline)
+        if output.resolve() == source.resolve():
+            raise ValueError(f"{output} is the pipeline itself: choose another folder.")
+        check_free(output, force)
+        from .shrink import shrink
+
+        before, after = shrink(source, output)
+        msg.good(f"Wrote {output}: weights of {after / 1e6:.1f} MB instead of {before / 1e6:.1f}.")

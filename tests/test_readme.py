@@ -19,6 +19,7 @@ COMMANDS = {
     "pretrain",
     "report",
     "show",
+    "shrink",
     "verify",
     "vocab",
 }
