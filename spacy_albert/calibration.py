@@ -324,18 +324,23 @@ def error_by_chance(outcomes: Outcomes, n_bins: int = N_BINS) -> float:
     return float(np.sqrt(2 / np.pi * variances).sum() / len(scores))
 
 
-def figures(settings: Settings, outcomes: Outcomes) -> tuple[str, ...]:
+def figures(settings: Settings, outcomes: Outcomes) -> dict[str, float]:
     """Say in figures how a component does.
 
     settings (Settings): Its settings.
     outcomes (Outcomes): What it said, once at least.
-    RETURNS (tuple[str, ...]): Temperature and bias; how many answers, their mean score, the share
-        that is so; the loss; the calibration error with bins of equal width, of equal mass, and by
-        chance.
+    RETURNS (dict[str, float]): The settings; "n", how many answers; "said", their mean score; "so",
+        the share that is so; "nll", the loss; "ece", "ece_equal_mass" and "ece_by_chance", the
+        calibration error with bins of equal width, of equal mass, and of scores that are right.
     """
     scores, true, loss = outcomes
-    errors = [calibration_error(outcomes, equal_mass=equal) for equal in (False, True)]
-    numbers = scores.mean(), true.mean(), loss, *errors, error_by_chance(outcomes)
-    bias = f"{settings['bias']:.2f}" if "bias" in settings else ""
-    shown = (f"{number:.3f}" for number in numbers)
-    return f"{settings['temperature']:.2f}", bias, f"{len(scores):,}", *shown
+    return {
+        **settings,
+        "n": len(scores),
+        "said": float(scores.mean()),
+        "so": float(true.mean()),
+        "nll": loss,
+        "ece": calibration_error(outcomes),
+        "ece_equal_mass": calibration_error(outcomes, equal_mass=True),
+        "ece_by_chance": error_by_chance(outcomes),
+    }

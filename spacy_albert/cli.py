@@ -37,6 +37,27 @@ class CorpusTask(str, Enum):
     textcat = "textcat"
 
 
+#: The figures of `calibrate`, and what its table calls them.
+COLUMNS = {
+    "temperature": "T",
+    "bias": "bias",
+    "n": "n",
+    "said": "said",
+    "so": "so",
+    "nll": "NLL",
+    "ece": "ECE",
+    "ece_equal_mass": "equal mass",
+    "ece_by_chance": "by chance",
+}
+
+
+def cell(number: Optional[float]) -> str:
+    """Write a number in a table; there may be none."""
+    if number is None:
+        return ""
+    return f"{number:,}" if isinstance(number, int) else f"{number:.3f}"
+
+
 @contextmanager
 def clear_errors() -> Iterator[None]:
     """Show an expected error as a sentence, without a traceback, and exit with 1."""
@@ -377,11 +398,14 @@ def calibrate_cli(
     plot: Optional[Path] = typer.Option(
         None, "--plot", help="A picture to draw reliability diagrams in, such as scores.png."
     ),
+    metrics: Optional[Path] = typer.Option(
+        None, "--metrics", help="A JSON file to write the figures of the table to."
+    ),
     code: Optional[Path] = typer.Option(
         None, "--code", help="Python file that registers components of your own."
     ),
     force: bool = typer.Option(
-        False, "--force", "-F", help="Write over the output and the picture if they exist."
+        False, "--force", "-F", help="Write over what exists of the output and the files."
     ),
 ) -> None:
     """Make scores mean what they say: of the entities that score 0.8, eight in ten are right.
@@ -420,11 +444,12 @@ def calibrate_cli(
             raise ValueError(f"{pipeline} is an installed pipeline: write a copy with --output.")
         if output is not None and output.resolve() == where.resolve():
             raise ValueError(f"{output} is the pipeline itself: choose --in-place.")
-        for path in (output, plot):
+        for path in (output, plot, metrics):
             if path is not None:
                 check_free(path, force)
         if plot is not None:
             from .reliability import draw  # fails now if there is no matplotlib
+        import json
         import shutil
 
         import spacy
@@ -437,14 +462,24 @@ def calibrate_cli(
         chosen = choose(nlp, components or None)
         paths = [dev, *test]
         findings = calibrate(nlp, *(read_corpus(nlp, path) for path in paths), components=chosen)
-        rows = [
-            (name, paths[corpus].stem, *figures(*state))
+        found: list[dict[str, Any]] = [
+            {
+                "component": name,
+                "corpus": paths[corpus].stem,
+                "before": figures(settings[0], outcomes[0]),
+                "after": figures(settings[1], outcomes[1]),
+            }
             for name, corpus, settings, outcomes in findings
-            for state in zip(settings, outcomes)
         ]
-        header = "T", "bias", "n", "said", "so", "NLL", "ECE", "equal mass", "by chance"
-        aligns = [*"ll", *"r" * len(header)]
-        msg.table(rows, header=("", "", *header), divider=True, aligns=aligns)
+        rows = [
+            (row["component"], row["corpus"], *(cell(row[state].get(key)) for key in COLUMNS))
+            for row in found
+            for state in ("before", "after")
+        ]
+        aligns = [*"ll", *"r" * len(COLUMNS)]
+        msg.table(rows, header=("", "", *COLUMNS.values()), divider=True, aligns=aligns)
+        if metrics is not None:
+            metrics.write_text(json.dumps(found, indent=2) + "\n", encoding="utf8")
         others = [name for name in nlp.pipe_names if name not in chosen]
         if others:
             msg.text(f"Without a change: {', '.join(others)}.")

@@ -1,5 +1,6 @@
 """Calibrated scores: what they are, how they are learned, and where the settings are kept."""
 
+import json
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -540,7 +541,7 @@ def test_the_command_writes_a_pipeline_that_differs_in_settings_only(trained, co
     for name in HEADS:
         cfg, was = nlp.get_pipe(name).cfg, old.get_pipe(name).cfg
         assert {key for key in cfg if cfg[key] != was[key]} <= {"temperature", "bias"}
-        assert output.count(f" {cfg['temperature']:.2f} ") >= 2
+        assert output.count(f" {cfg['temperature']:.3f} ") >= 2
     assert nlp(TEXTS[0]).ents[0]._.score < old(TEXTS[0]).ents[0]._.score
     code, output = command(trained, dev, "--output", out)
     assert (code, "exists" in output) == (1, True)
@@ -563,8 +564,14 @@ def test_in_place_with_a_picture(trained, corpora, tmp_path):
     model, picture = tmp_path / "model", tmp_path / "new" / "scores.png"
     nlp.to_disk(model)
     before = contents(model)
-    code, output = command(model, corpora[0], "--in-place", "--plot", picture, "-c", "topics")
+    told = tmp_path / "told.json"
+    files = ("--plot", picture, "--metrics", told)
+    code, output = command(model, corpora[0], "--in-place", "-c", "topics", *files)
     assert code == 0
+    (figures,) = json.loads(told.read_text())
+    assert (figures["component"], figures["corpus"]) == ("topics", "dev")
+    assert figures["after"]["ece"] < figures["before"]["ece"]
+    assert f"{figures['after']['temperature']:.3f}" in output
     assert changed(before, contents(model)) == {"topics/cfg"}
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "Without a change: albert, ner, textcat, sentencizer." in output
