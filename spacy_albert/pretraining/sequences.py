@@ -1,14 +1,15 @@
 """A corpus -> the sequences that ALBERT is shown, in an order that only the seed decides.
 
-As in create_pretraining_data.py, a document is divided into runs of about as many pieces as fit;
-in one document of ten, of fewer. A run is parted into two segments at one of its sentence borders,
-and half of them change places. Three things differ:
+As in create_pretraining_data.py, a document is divided into runs of as many sentences as fit; in
+one document of ten, of fewer. A run is parted into two segments at one of its sentence borders, and
+half of them change places. Three things differ:
 
-- A run ends where the room does, at a word, and the next one begins there. Google's runs end with
-  a sentence, and what no longer fits is cut off: a part of the text is never read.
-- A run within one sentence has no order: it is one segment, and has no part in that loss. Google
-  gives it a second segment from any other document and calls that "swapped", which can be told by
-  the topic alone.
+- A run ends before the sentence that no longer fits, and the next one begins with it. Google's runs
+  end after it, and what is too long is cut off: a part of the text is never read.
+- A run of one sentence has no order: it is one segment, and has no part in that loss. Google gives
+  it a second segment from any other document and calls that "swapped", which can be told by the
+  topic alone. The same goes for the parts of a sentence that is longer than a sequence: where a
+  segment begins or ends within a sentence, that would tell the order.
 - Each epoch divides documents anew.
 """
 
@@ -68,24 +69,36 @@ def divide(
     RETURNS (np.ndarray): Start, end, border (or -1) and whether it is swapped, of each, (N, 4).
     """
     pieces, sentences = shard.pieces, shard.sentences
-    sequences = []
+    ends = np.append(sentences[1:], len(pieces))  # where sentences end
+    room = length - SPECIALS
+    sequences: list[tuple[int, int, int, bool]] = []
     for document in documents.tolist():
         start, last = shard.documents[document : document + 2].tolist()
-        room = length - SPECIALS
-        if rng.random() < short:
-            room = int(rng.integers(2, room, endpoint=True))
+        wanted = int(rng.integers(2, room, endpoint=True)) if rng.random() < short else room
+        # The first run of a long document is shorter, so that the others are not those of before
+        target = int(rng.integers(1, wanted, endpoint=True)) if last - start > wanted else wanted
+        number = bisect_left(sentences, start)  # the sentence we are in
         while start < last:
-            end = min(start + room, last)
-            if end < last:
-                words = np.flatnonzero(starts_word[pieces[start + 1 : end + 1]])
-                end = start + 1 + int(words[-1]) if len(words) else end
-            after, before = bisect_right(sentences, start), bisect_left(sentences, end)
-            if after < before:
-                border = sentences[rng.integers(after, before)]
-                sequences.append((start, end, border, rng.random() < 0.5))
-            else:
+            if ends[number] > start + room:  # a sentence that does not fit
+                words = np.flatnonzero(starts_word[pieces[start + 1 : start + room + 1]])
+                end = start + 1 + int(words[-1]) if len(words) else start + room
                 sequences.append((start, end, -1, False))
-            start = end
+            elif start > sentences[number]:  # the rest of one
+                end = int(ends[number])
+                sequences.append((start, end, -1, False))
+                number += 1
+            else:
+                first = number
+                number = max(first + 1, bisect_right(ends, min(start + target, last)))
+                end = int(ends[number - 1])
+                border, is_swapped = -1, False
+                if number - first > 1:
+                    border, is_swapped = (
+                        sentences[rng.integers(first + 1, number)],
+                        rng.random() < 0.5,
+                    )
+                sequences.append((start, end, border, is_swapped))
+            start, target = end, wanted
     return np.array(sequences, dtype=np.int64).reshape(-1, 4)
 
 
