@@ -76,6 +76,7 @@ def make_albert(nlp: Language, name: str, model: Model) -> Any:
         "threshold": 0.0,
         "temperature": 1.0,
         "bias": 0.0,
+        "loss": "tokens",
         "scorer": {"@scorers": "spacy.ner_scorer.v1"},
     },
     default_score_weights=NER_SCORES,
@@ -87,6 +88,7 @@ def make_ner(
     threshold: float,
     temperature: float,
     bias: float,
+    loss: str,
     scorer: Optional[Callable],
 ) -> Any:
     """Make a named entity recognizer on ALBERT.
@@ -98,6 +100,8 @@ def make_ner(
     temperature (float): What the log odds of an entity are divided by before they become its score;
         `calibrate` learns it.
     bias (float): What is added to them then; learned, too.
+    loss (str): What it learns by: "tokens", the cross-entropy of each tag by itself, or "crf", the
+        probability of the whole tagging among the valid ones.
     scorer (Callable): The scoring method.
     RETURNS (AlbertNER): The component.
     """
@@ -110,6 +114,7 @@ def make_ner(
         threshold=threshold,
         temperature=temperature,
         bias=bias,
+        loss=loss,
         scorer=scorer,
     )
 

@@ -10,6 +10,7 @@ from spacy.training import Example
 from thinc.api import Model
 from torch import Tensor
 
+from ..crf import crf_loss
 from ..layers import Gradient
 from ..tagging import MISSING, Tagset
 from .pipe import AlbertHead
@@ -39,6 +40,7 @@ class AlbertNER(AlbertHead):
         threshold: float = 0.0,
         temperature: float = 1.0,
         bias: float = 0.0,
+        loss: str = "tokens",
         scorer: Callable | None = None,
     ) -> None:
         """Make a recognizer without labels.
@@ -50,11 +52,19 @@ class AlbertNER(AlbertHead):
         temperature (float): What the log odds of an entity are divided by before they become its
             score; `calibrate` learns it.
         bias (float): What is added to them then; learned, too.
+        loss (str): What it learns by: "tokens", the cross-entropy of each tag by itself, or "crf",
+            the probability of the whole tagging among the valid ones.
         scorer (Callable | None): The scoring method.
+        RAISES (ValueError): If there is no such loss.
         """
         super().__init__(
             vocab, model, name, threshold=threshold, temperature=temperature, scorer=scorer
         )
+        if loss not in ("tokens", "crf"):
+            raise ValueError(
+                f"Component {name!r} has no loss {loss!r}. Choose from: 'tokens', 'crf'."
+            )
+        self.loss = loss
         self.cfg |= {"bias": bias, "tags": []}
 
     # From documents to annotations
@@ -130,9 +140,10 @@ class AlbertNER(AlbertHead):
     # Training
 
     def get_loss(self, examples: Iterable[Example], scores: list[Tensor]) -> tuple[float, Gradient]:
-        """Compare with the gold tags: mean cross-entropy over the annotated tokens.
+        """Compare with the gold tags: cross-entropy or a CRF, divided by the annotated tokens.
 
-        examples (Iterable[Example]): The examples; tokens with missing annotation do not count.
+        examples (Iterable[Example]): The examples; tokens with missing annotation do not count, and
+            to a CRF may have any tag.
         scores (list[Tensor]): Logits, (T, K) each.
         RETURNS (tuple[float, Gradient]): The loss, and the way to a lower one.
         """
@@ -143,10 +154,14 @@ class AlbertNER(AlbertHead):
             tags = self.tagset.encode(example.get_aligned_ner(), seen.cpu().numpy())
             readable.append(answer[seen])
             gold.append(torch.from_numpy(tags).to(answer.device))
-        targets = torch.cat(gold)
-        n_annotated = int((targets != MISSING).sum())
-        total = F.cross_entropy(torch.cat(readable), targets, ignore_index=MISSING, reduction="sum")
+        if self.loss == "crf":
+            total = crf_loss(self.tagset, readable, gold)
+        else:
+            total = F.cross_entropy(
+                torch.cat(readable), torch.cat(gold), ignore_index=MISSING, reduction="sum"
+            )
         gradient = torch.autograd.grad(total, logits)
+        n_annotated = int((torch.cat(gold) != MISSING).sum())
         return total.item() / max(n_annotated, 1), Gradient(list(gradient), n_annotated)
 
     def labels_of(self, example: Example) -> Iterable[str]:
