@@ -74,7 +74,7 @@ def documents(nlp: Language, n_docs: int) -> dict[str, list[Doc]]:
     from spacy_albert_pipelines.en_albert_sm import corpora
 
     found = {
-        read.__name__: [doc for docs in read(texts.DATA, nlp.vocab).values() for doc in docs]
+        read.__name__: [doc for docs in read(texts.DATA, nlp).values() for doc in docs]
         for read in (corpora.wikigold, corpora.wnut17)
     }
     found["paragraphs"] = [nlp.make_doc(text) for text in texts.paragraphs(n_docs)]
