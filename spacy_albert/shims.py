@@ -80,6 +80,8 @@ class TorchShim(Shim):
             if "betas" in group:
                 group["betas"], group["eps"] = (optimizer.b1, optimizer.b2), optimizer.eps
         stepper.step()
+        for parameter in parameters:
+            torch.autograd.graph.increment_version(parameter)  # a fused step does not
         stepper.zero_grad(set_to_none=True)
         if optimizer.averages is not None:
             self._average(optimizer)
@@ -103,6 +105,8 @@ class TorchShim(Shim):
             extra = {}
             if optimizer.use_radam:
                 extra["decoupled_weight_decay"] = optimizer.L2_is_weight_decay
+            elif parameters[0].device.type in ("cpu", "cuda"):
+                extra["fused"] = True  # passes over the weights once, not a dozen times
             self._optimizer = kind(groups, lr=optimizer.learn_rate, **extra)
         return cast(torch.optim.Optimizer, self._optimizer)
 

@@ -673,6 +673,15 @@ def test_training_goes_on_from_where_a_saved_pipeline_stands(vocabulary, tmp_pat
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
+def test_annotation_is_with_the_weights_of_the_last_step(vocabulary):
+    nlp = initialized(vocabulary)
+    for _ in range(2):
+        nlp(TEXTS[0])
+        train(nlp, examples(nlp), 1)
+    again = blank(vocabulary).from_bytes(nlp.to_bytes())
+    assert nlp(TEXTS[0]).cats == pytest.approx(again(TEXTS[0]).cats, abs=1e-6)
+
+
 def test_models_copy_with_their_weights(vocabulary):
     nlp = initialized(vocabulary, ["textcat"], ["ner"])
     for name in ("albert", "ner"):
