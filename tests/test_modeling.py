@@ -15,6 +15,7 @@ from spacy_albert.modeling import (
     AlbertConfig,
     ClassifierHead,
     Layer,
+    Linear,
     MaskedLanguageModelHead,
     SentenceOrderHead,
     attend,
@@ -261,6 +262,31 @@ def test_attention_that_keeps_its_weights_equals_that_of_torch(is_padded, monkey
         assert is_torchs == (few == 8)
         found.append((mixed, gradient))
     torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("shape", [(7, 48), (3, 5, 48), (1, 48), (0, 48)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_linear_is_that_of_torch(shape, dtype):
+    torch.manual_seed(0)
+    ours = Linear(48, 96).to(dtype)
+    plain = nn.Linear(48, 96).to(dtype)
+    plain.load_state_dict(ours.state_dict())
+    states = torch.randn(*shape[:-1], 96).to(dtype)[..., ::2]  # every other place in memory
+    found = []
+    for layer in (ours, plain):
+        leaf = states.detach().requires_grad_()
+        out = layer(leaf)
+        (out * torch.arange(96)).sum().backward()
+        found.append([out, leaf.grad, layer.weight.grad, layer.bias.grad])
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-4)
+
+
+def test_linear_is_cast_as_that_of_torch():
+    layer, states = Linear(48, 96), torch.randn(7, 48)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer(states), nn.functional.linear(states, layer.weight, layer.bias))
+    with torch.inference_mode():
+        assert layer(states).is_inference()
 
 
 def test_layers_by_depth_follow_groups_and_inner_groups():
