@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import ceilings, claims, contenders, gpu, machine, report, texts
+from . import ceilings, claims, contenders, gpu, machine, quality, report, texts
 from .processes import ProcessError, once
 from .race import compare, race
 
@@ -49,6 +49,8 @@ def main() -> int:
     """Run the benchmarks that were asked for."""
     if sys.argv[1:2] == ["gpu"]:
         return gpu.main(sys.argv[2:])
+    if sys.argv[1:2] == ["quality"]:
+        return quality.main(sys.argv[2:])
     args = parse(sys.argv[1:])
     size = QUICK if args.quick else FULL
     started = time.time()
@@ -69,7 +71,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
-        epilog="For a GPU: python -m benchmarks gpu --help",
+        epilog="Training: python -m benchmarks quality --help. For a GPU: python -m benchmarks gpu "
+        "--help",
     )
     parser.add_argument("--quick", action="store_true", help="a glance, in about 3 minutes")
     names = (*SECTIONS, *contenders.BY_TITLE)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 OURS = "spacy-albert"
 LOOP = "loop by hand"
+RANDOM = "spacy-albert, random weights"
 
 
 class Claim(NamedTuple):
@@ -37,6 +38,28 @@ def check(results: dict[str, Any]) -> list[Claim]:
         *_answers(results),
         *_job(results),
     ]
+
+
+def quality(results: dict[str, Any]) -> list[Claim]:
+    """Compare the results of `python -m benchmarks quality` with every claim.
+
+    results (dict): What it writes.
+    RETURNS (list[Claim]): The claims.
+    """
+    claims = []
+    for name, task in results["tasks"].items():
+        plain, ours, random = (task["sides"][side] for side in (LOOP, OURS, RANDOM))
+        below = ratio(plain["mean"] - ours["mean"], plain["deviation"])
+        text = f"{name}: how far below the loop's mean, in its standard deviations"
+        claims.append(Claim(text, 1.0, False, below))
+        gap = min(ours["scores"]) - max(random["scores"])
+        text = f"{name}: points from the best of random weights to the worst of pre-trained"
+        claims.append(Claim(text, 1.0, True, gap))
+        claims.append(Claim(f"{name}: times the speed of the loop", 1.0, True, task["times_loop"]))
+    for precision, row in results["pretraining"].items():
+        text = f"pre-training in {precision}: times the speed of the loop"
+        claims.append(Claim(text, 1.3, True, row["times_loop"]))
+    return claims
 
 
 def row_of(results: dict[str, Any], name: str, precision: str) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """One table for a terminal. All figures, and more, are in the JSON file."""
 
+import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from .claims import Claim, check, row_of, times
+from . import claims
+from .claims import LOOP, OURS, RANDOM, Claim, check, row_of, times
 
 EDGES = (16, 32, 64, 128, 256, 512)
 
@@ -35,6 +37,43 @@ def render(results: dict[str, Any]) -> str:
     return "\n\n".join("\n".join(part) for part in parts)
 
 
+def quality(results: dict[str, Any]) -> str:
+    """Write a run of `python -m benchmarks quality` down for a terminal.
+
+    results (dict): What it writes.
+    RETURNS (str): Lines.
+    """
+    rows: list[Sequence[Any]] = [
+        ("learned", "metric", "steps", LOOP, OURS, RANDOM, "padding", "pieces/s", "loop's", "×")
+    ]
+    for name, task in results["tasks"].items():
+        spreads = (_spread(task["sides"][side]) for side in (LOOP, OURS, RANDOM))
+        padding = _percent(task["padding"])
+        rows.append((name, task["metric"], task["steps"], *spreads, padding, *_race(task)))
+    parts = [
+        [
+            *_machine(results),
+            "from an ALBERT of {num_hidden_layers} layers of {hidden_size}".format(
+                **results["encoder"]
+            ),
+        ],
+        [
+            *table(rows),
+            "means ± standard deviations over the seeds; padding: in the loop's batches; pieces/s: "
+            "medians; ×: how many times as fast as the loop, in the median of the turns",
+        ],
+    ]
+    if pretraining := results["pretraining"]:
+        rows = [("pre-training", "layers", "width", "batch", "length", "pieces/s", "loop's", "×")]
+        for precision, row in pretraining.items():
+            shape = row["shape"]["num_hidden_layers"], row["shape"]["hidden_size"]
+            rows.append((precision, *shape, row["batch"], row["length"], *_race(row)))
+        parts.append(list(table(rows)))
+    parts += [[f"{name} failed: {error}"] for name, error in results["errors"].items()]
+    parts.append(_claims(claims.quality(results)))
+    return "\n\n".join("\n".join(part) for part in parts)
+
+
 def table(rows: Sequence[Sequence[Any]]) -> Iterator[str]:
     """Align columns, numbers to the right.
 
@@ -53,14 +92,19 @@ def table(rows: Sequence[Sequence[Any]]) -> Iterator[str]:
             yield "  ".join("-" * width for width in widths)
 
 
+def _machine(results: dict[str, Any]) -> list[str]:
+    machine, threads = results["machine"], results["settings"]["threads"]
+    return [
+        f"{machine['cpu']}, {threads} of {machine['cores']} cores, {machine['memory_gb']} GB",
+        ", ".join(f"{name} {version}" for name, version in results["versions"].items()),
+    ]
+
+
 def _run(results: dict[str, Any]) -> list[str]:
-    machine, settings, texts = results["machine"], results["settings"], results["texts"]
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    settings, texts = results["settings"], results["texts"]
     lengths = ", ".join(f"{name}: {n}" for name, n in texts["histogram"].items() if n)
     return [
-        f"{machine['cpu']}, {settings['threads']} of {machine['cores']} cores, "
-        f"{machine['memory_gb']} GB",
-        versions,
+        *_machine(results),
         f"ALBERT {settings['shape']}, random weights; {texts['source']} text: {texts['texts']} "
         f"paragraphs, {texts['words']} words, {texts['pieces']} pieces",
         f"lengths in pieces: {lengths}",
@@ -200,6 +244,18 @@ def _claims(claims: list[Claim]) -> list[str]:
         seen = "not measured" if claim.seen is None else f"{claim.seen:.5g}"
         rows.append((claim.text, bound, seen, holds))
     return list(table(rows))
+
+
+def _spread(side: dict[str, Any]) -> str:
+    deviation = side["deviation"]
+    return f"{side['mean']:.1f}" + ("" if deviation is None else f" ± {deviation:.1f}")
+
+
+def _race(row: dict[str, Any]) -> tuple[str | None, ...]:
+    loop, ours = (
+        f"{statistics.median(row['sides'][side]['pieces_per_second']):.0f}" for side in (LOOP, OURS)
+    )
+    return ours, loop, _times(row["times_loop"])
 
 
 def _times(value: float | None) -> str | None:
