@@ -28,7 +28,7 @@ def slow_loss(tags: list[str], logits: Tensor, gold: Tensor) -> Tensor:
 
 
 @every_scheme
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     lengths=st.lists(st.integers(0, 4), min_size=1, max_size=4),
     missing=st.sampled_from([0.0, 0.4, 1.0]),

@@ -150,7 +150,7 @@ def test_float32_equals_transformers_at_base_shape(name):
 
 @pytest.mark.parametrize("name", EXECUTORS)
 @given(lengths=st.lists(st.integers(2, 40), min_size=1, max_size=12))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_a_window_does_not_see_what_is_beside_it(name, lengths):
     executor = EXECUTORS[name](make_model())
     together = run(executor, np.array(lengths))

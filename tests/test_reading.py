@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import spacy
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from spacy.tokens import Doc
 from spacy.vocab import Vocab
@@ -44,7 +44,6 @@ def assert_spelled(docs: list[Doc]) -> None:
     assert ends.tolist() == [token.idx + len(token) for doc in docs for token in doc]
 
 
-@settings(deadline=None)
 @given(texts=st.lists(unicode_texts, max_size=5), merges=st.lists(st.integers(0, 10), max_size=3))
 @example(texts=["", " ", "a  b\n", "ORTH NOUN 0"], merges=[])  # spaCy's symbols are words too
 def test_documents_of_any_text(nlp, texts, merges):
@@ -102,7 +101,6 @@ def assert_as_alone(docs: list[Doc], tokenizer: SentencePieceTokenizer, size: in
     assert together.window_edges[0] == 0
 
 
-@settings(deadline=None)
 @given(texts=st.lists(unicode_texts, max_size=5), size=st.integers(3, 12))
 @example(texts=["\u0301", " ", "a", "▁", "½", ""], size=3)
 def test_a_batch_is_read_as_its_documents_alone(nlp, tiny, texts, size):

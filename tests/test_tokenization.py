@@ -212,19 +212,19 @@ def test_all_real_text(released, released_reference, paragraphs):
     assert_equal_to_reference_with_offsets(released, released_reference, paragraphs[2000:])
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(text=unicode_texts)
 def test_any_unicode(tiny, tiny_reference, text):
     assert_equal_to_reference_with_offsets(tiny, tiny_reference, [text])
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(text=unicode_texts)
 def test_any_unicode_with_released_vocabulary(released, released_reference, text):
     assert_equal_to_reference_with_offsets(released, released_reference, [text])
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(text=unicode_texts, options=options)
 def test_options(tiny_pair, text, options):
     tokenizer, albert = tiny_pair(**options)
@@ -331,7 +331,6 @@ def test_offsets_of(tiny, text, expected):
     assert [s for s in slices if s] == expected
 
 
-@settings(deadline=None)
 @given(text=st.text(st.characters(), max_size=30), cut=st.integers(0, 30))
 def test_lone_surrogates_read_as_replacement_characters(tiny, text, cut):
     text = f"{text[:cut]}\udc80{text[cut:]}\ud83d"
@@ -358,7 +357,7 @@ def assert_batch_equals_texts_alone(tokenizer, texts):
 batches = st.lists(unicode_texts, max_size=6)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(texts=batches, options=options)
 @example(texts=["", " ", "a ", " b", "\u0301", "'", "'", "`", "`x", "𝚺", "a𝚺"], options={})
 @example(texts=["▁", "½ ▁", "▁ a", "\ufdfa", "\u200b", "\u200ba\u200b", "\x00"], options={})
@@ -376,7 +375,7 @@ def test_batches_without_pieces(tiny, json_tokenizer, texts):
     assert len(tiny(texts).ids) == 0
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(texts=batches)
 def test_ids_say_what_pieces_in_writing_say(tiny, spelling, texts):
     """The quick way, which takes what <unk> stands for from the text, against the other one."""
@@ -453,14 +452,12 @@ other_texts = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(other_texts)
 @example(["Α", "𝚺", " ", "Α"])  # the sigma ends its word
 def test_other_models(other_pair, parts):
     assert_equal_to_reference_with_offsets(*other_pair(), ["".join(parts)])
 
 
-@settings(deadline=None)
 @given(parts=other_texts, options=options)
 @example(parts=["a", "\u0301▁"], options={})
 @example(parts=[" Ⅷ\u03019,", "b"], options={"keep_accents": True})  # normalised twice, it shrinks
@@ -565,7 +562,7 @@ def library_ids(tiny_json):
     return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(text=unicode_texts)
 def test_json_equals_library(json_tokenizer, library_ids, text):
     if spells_special(text):
@@ -577,7 +574,6 @@ def test_json_equals_library(json_tokenizer, library_ids, text):
     assert slices == [s.strip() for s in slices]
 
 
-@settings(deadline=None)
 @given(texts=batches)
 def test_json_texts_in_a_batch_do_not_touch(json_tokenizer, texts):
     assert_batch_equals_texts_alone(json_tokenizer, texts)

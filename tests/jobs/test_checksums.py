@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from spacy_albert_jobs.checksums import Checksums
@@ -117,7 +117,6 @@ def cuts(data: st.DataObject, length: int) -> list[tuple[int, int]]:
     return list(zip([0, *places], [*places, length]))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(columns(), st.data())
 def test_batches_and_slices_do_not_matter(column, data):
     whole = digest(column)
@@ -133,7 +132,6 @@ def test_batches_and_slices_do_not_matter(column, data):
     assert digest(inside) == whole
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(columns(READABLE), st.data())
 def test_parquet_keeps_them(column, data):
     sink = pa.BufferOutputStream()
@@ -163,7 +161,6 @@ def nest(values: pa.Array, how: str) -> pa.Array:
 
 
 @pytest.mark.parametrize("how", ["flat", "list", "struct"])
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(values=st.lists(st.none() | st.text(max_size=20), max_size=8))
 def test_the_encoding_of_texts_does_not_matter(values, how):
     plain = pa.array(values, pa.string())
@@ -177,7 +174,6 @@ def test_the_encoding_of_texts_does_not_matter(values, how):
     assert digest(nest(encoded, how)) == whole
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.none() | st.lists(st.none() | st.integers(0, 9), max_size=3), max_size=8))
 def test_the_encoding_of_lists_does_not_matter(values):
     kinds = [pa.list_, pa.large_list, pa.list_view, pa.large_list_view]
@@ -227,7 +223,6 @@ def same(one, other) -> bool:
     return one == other
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(KINDS, st.data())
 def test_every_change_matters(kinds, data):
     kind, values = kinds

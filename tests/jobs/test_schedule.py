@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import count
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from spacy_albert_jobs.errors import JobError
@@ -142,7 +142,6 @@ def test_no_more_workers_than_shards():
     assert len(pool.began) == 2
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 4),
     st.lists(st.sets(st.integers(0, 9), max_size=3), min_size=1, max_size=6),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tables import texts, write
 
@@ -924,7 +924,6 @@ ROWS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(ROWS, st.booleans(), st.integers(1, 7))
 def test_counts_are_those_of_the_worker(rows, exclusive, size):
     wanted, found = (Receipt("s", "j", "f", "a.parquet", 7) for _ in range(2))
@@ -961,7 +960,6 @@ def is_there(text: str, entity: tuple[int, int, str]) -> bool:
     return 0 <= start < end <= len(text) and text[start:end] == said
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.none() | annotated(), max_size=6),
     st.integers(0, 3),

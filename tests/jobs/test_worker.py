@@ -74,9 +74,7 @@ rows_of_any_kind = st.lists(
 )
 
 
-@settings(
-    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=rows_of_any_kind)
 def test_any_rows(stumbler, reference, texts):
     annotator = any_rows_annotator(stumbler)
@@ -101,9 +99,7 @@ def any_rows_annotator(pipeline: Path, kept: dict = {}) -> Annotator:  # noqa: B
     return kept[pipeline]
 
 
-@settings(
-    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_files_and_shards(pipeline, reference, tmp_path_factory, monkeypatch, data):
     """However rows are spread over files, row groups and shards, they come out once, in order."""
