@@ -23,7 +23,7 @@ from spacy_albert.locate import find_encoder
 from spacy_albert.modeling import AlbertConfig
 from spacy_albert.pretraining import checkpoints
 from spacy_albert.pretraining.corpus import Corpus
-from spacy_albert.pretraining.objectives import PreTraining
+from spacy_albert.pretraining.objectives import PreTraining, begin_as_sinusoids
 from spacy_albert.pretraining.settings import Settings, read_shape
 from spacy_albert.pretraining.trainer import Trainer
 from spacy_albert.tokenization import SentencePieceTokenizer, Tokenizer, load_tokenizer
@@ -376,7 +376,10 @@ def work(config: dict[str, Any]) -> None:
     tokenizer = load_tokenizer(run.folder / VOCABULARY)
     torch.manual_seed(settings.seed)
     shape = AlbertConfig.from_dict(run.shape)
-    model = PreTraining(shape, dtype).to(device)
+    model = PreTraining(shape, dtype)
+    if settings.embeddings == "sinusoids":
+        begin_as_sinusoids(model.albert.embeddings)
+    model.to(device)
     trainer = Trainer(model, tokenizer, Corpus(run.corpus), settings, rank, workers)
     folder = run.folder / CHECKPOINTS
     if earlier := checkpoints.found(folder):

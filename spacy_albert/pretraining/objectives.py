@@ -5,8 +5,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..executors.flat import FlatExecutor
-from ..modeling import Albert, AlbertConfig, MaskedLanguageModelHead, SentenceOrderHead
+from ..modeling import (
+    Albert,
+    AlbertConfig,
+    Embeddings,
+    MaskedLanguageModelHead,
+    SentenceOrderHead,
+)
 from .batches import NOT_ASKED, Batch
+
+#: The width of BERT-base, whose embeddings begin as wide as ALBERT's and are six times as long.
+BERT_WIDTH = 768
 
 
 class PreTraining(nn.Module):
@@ -52,3 +61,33 @@ class PreTraining(nn.Module):
                 (orders.argmax(1) == batch.order).sum(),
             ]
         )
+
+
+def begin_as_sinusoids(embeddings: Embeddings) -> None:
+    """Give fresh embeddings what lets a small model learn sooner.
+
+    Positions become sinusoids, from which it is easy to see what is near; random ones say nothing
+    of that until it has been learned from a great many pieces. Words are drawn as wide as makes
+    their scores as wide as BERT's are at the start: a score sums up E products here, and 768 there.
+    Positions are as wide as words, which would drown them else.
+
+    embeddings (Embeddings): The embeddings of a model that has not been trained, changed in place.
+    """
+    words, positions = embeddings.words.weight.data, embeddings.positions.weight.data
+    factor = (BERT_WIDTH / words.shape[1]) ** 0.5
+    words *= factor
+    positions[:] = sinusoids(*positions.shape).to(positions) * positions.std() * factor
+
+
+def sinusoids(n_positions: int, width: int) -> Tensor:
+    """Tell positions by waves of many lengths, so that from two of them follows how far apart they
+    are. Source: Vaswani et al., "Attention is all you need", 2017, section 3.5.
+
+    n_positions (int): Positions.
+    width (int): Waves: a sine and a cosine of each length.
+    RETURNS (Tensor): A row for each position, with a mean square of 1, (n_positions, width).
+    """
+    lengths = 10_000 ** (torch.arange(0, width, 2) / width)  # (width / 2,)
+    angles = torch.arange(n_positions)[:, None] / lengths  # (n_positions, width / 2)
+    waves = torch.stack([angles.sin(), angles.cos()], dim=2)  # (n_positions, width / 2, 2)
+    return 2**0.5 * waves.flatten(1)[:, :width]

@@ -7,6 +7,7 @@ from typing import Any
 from ..modeling import CONFIGS, AlbertConfig
 
 OPTIMIZERS = ("lamb", "adamw")
+EMBEDDINGS = ("random", "sinusoids")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -18,6 +19,8 @@ class Settings:
     short (float): The share of documents whose sequences are shorter.
     held_out (int): Every so manieth document is not trained on, but measured with; 0 for none.
     seed (int): Decides all that is random.
+    embeddings (str): What they are before they are learned: "random", as in the paper, or
+        "sinusoids", with which a short run gets much farther; see `begin_as_sinusoids`.
     steps (int): How many steps to take.
     batch (int): Sequences in a step, all workers together.
     optimizer (str): "lamb" or "adamw".
@@ -39,6 +42,7 @@ class Settings:
     short: float = 0.1
     held_out: int = 200
     seed: int = 0
+    embeddings: str = "random"
     steps: int = 125_000
     batch: int = 4096
     optimizer: str = "lamb"
@@ -54,7 +58,11 @@ class Settings:
     keep: int = 3
 
     def __post_init__(self) -> None:
-        choices = {"optimizer": OPTIMIZERS, "precision": PRECISIONS}
+        choices = {
+            "optimizer": OPTIMIZERS,
+            "precision": PRECISIONS,
+            "embeddings": EMBEDDINGS,
+        }
         least = {"length": 8, "held_out": 0, "seed": 0, "warm_up": 0, "evaluate_on": 0}
         for setting in fields(self):
             name, value = setting.name, getattr(self, setting.name)

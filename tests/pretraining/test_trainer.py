@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from transformers.models.distilbert.modeling_distilbert import create_sinusoidal_embeddings
 
 from spacy_albert.checkpoints import load_checkpoint
-from spacy_albert.modeling import AlbertConfig
+from spacy_albert.modeling import AlbertConfig, Embeddings, initialize
 from spacy_albert.pretraining import checkpoints
 from spacy_albert.pretraining.batches import NOT_ASKED, collate, parts_of
 from spacy_albert.pretraining.corpus import Corpus, write_shard
-from spacy_albert.pretraining.objectives import PreTraining
+from spacy_albert.pretraining.objectives import PreTraining, begin_as_sinusoids
 from spacy_albert.pretraining.settings import Settings
 from spacy_albert.pretraining.trainer import Trainer
 
@@ -275,6 +276,21 @@ def test_held_out_figures_are_the_same_each_time(corpus, tokenizer):
     assert first is not None
     assert first.pieces > 0
     assert trainer_of(corpus, tokenizer, replace(SETTINGS, held_out=0)).evaluate() is None
+
+
+def test_embeddings_may_begin_as_sinusoids():
+    torch.manual_seed(0)
+    drawn, waves = Embeddings(SHAPE), Embeddings(SHAPE)
+    initialize(drawn, SHAPE.initializer_range)
+    waves.load_state_dict(drawn.state_dict())
+    begin_as_sinusoids(waves)
+    factor = (768 / SHAPE.embedding_size) ** 0.5
+    torch.testing.assert_close(waves.words.weight, drawn.words.weight * factor)
+    theirs = torch.empty(SHAPE.max_position_embeddings, SHAPE.embedding_size)
+    create_sinusoidal_embeddings(*theirs.shape, out=theirs)
+    size = drawn.positions.weight.std() * factor
+    torch.testing.assert_close(waves.positions.weight.data, theirs * 2**0.5 * size)
+    assert all(weight.requires_grad for weight in waves.parameters())
 
 
 def test_it_learns(tmp_path, tokenizer):
