@@ -120,18 +120,19 @@ def collate(examples: Sized[Example], device: torch.device) -> Batch:
 
 
 def parts_of(examples: Sized[Example], budget: int) -> list[list[Example]]:
-    """Divide a batch so that each part fits into memory, and has examples of about one length.
+    """Divide a batch so that each part fits into memory, and not much of it is padding.
 
     examples (Sequence[Example]): The batch.
-    budget (int): The most pieces in a part; one example is always a part.
+    budget (int): The most pieces in a part, padding included; one example is always a part. None
+        is less than half as long as another.
     RETURNS (list[list[Example]]): The parts.
     """
     parts: list[list[Example]] = []
-    size = budget
+    longest = 0
     for example in sorted(examples, key=lambda example: -len(example.ids)):
-        size += len(example.ids)
-        if size > budget:
+        length = len(example.ids)
+        if not parts or 2 * length < longest or longest * (len(parts[-1]) + 1) > budget:
             parts.append([])
-            size = len(example.ids)
+            longest = length
         parts[-1].append(example)
     return parts

@@ -142,9 +142,10 @@ def test_parts_hold_every_example_once_within_the_budget(examples):
     for budget in (1, 60, 100, 10_000):
         parts = parts_of(examples, budget)
         assert sorted(id(e) for part in parts for e in part) == sorted(map(id, examples))
-        assert all(
-            len(part) == 1 or sum(len(example.ids) for example in part) <= budget for part in parts
-        )
+        for part in parts:
+            lengths = [len(example.ids) for example in part]
+            assert len(part) == 1 or len(part) * max(lengths) <= budget
+            assert 2 * min(lengths) >= max(lengths)
 
 
 def test_the_size_of_parts_changes_nothing(corpus, tokenizer):
