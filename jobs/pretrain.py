@@ -245,15 +245,15 @@ def begin_with(
     where = find_encoder(init_from).resolve()
     shape = load_checkpoint(where).config
     asked = read_shape(model, shape.vocab_size)
-    for name in model.keys() - {"size"}:
-        if getattr(asked, name) != getattr(shape, name) and not name.endswith("_prob"):
+    free = {name for name in model if name.endswith("_prob") or name == "max_position_embeddings"}
+    for name in model.keys() - free - {"size"}:
+        if getattr(asked, name) != getattr(shape, name):
             raise ValueError(
                 f"[model] says {name} = {getattr(asked, name)}, and {init_from} has "
                 f"{getattr(shape, name)}: a run goes on with the shape that it begins with. Leave "
                 f"{name} out."
             )
-    dropout = {name: value for name, value in model.items() if name.endswith("_prob")}
-    return load_tokenizer(where), replace(shape, **dropout), where
+    return load_tokenizer(where), replace(shape, **{name: model[name] for name in free}), where
 
 
 def refuse_misfits(settings: Settings, shape: AlbertConfig, workers: int) -> None:

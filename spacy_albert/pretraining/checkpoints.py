@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from ..checkpoints import Checkpoint, load_checkpoint, save_checkpoint
@@ -119,11 +120,15 @@ def restore(trainer: Trainer, path: Path) -> None:
 def load_weights(model: PreTraining, checkpoint: Checkpoint) -> list[str]:
     """Take the weights of a checkpoint, and of its heads those that there are.
 
-    model (PreTraining): A model of the same shape.
+    model (PreTraining): A model of the same shape, but for the number of positions: of more than it
+        has, it takes the first, and of fewer, all.
     checkpoint (Checkpoint): The weights.
     RETURNS (list[str]): The heads that it lacks, which stay fresh.
     """
-    model.albert.load_state_dict(checkpoint.encoder)
+    weights, positions = dict(checkpoint.encoder), model.albert.embeddings.positions.weight
+    known = weights["embeddings.positions.weight"][: len(positions)]
+    weights["embeddings.positions.weight"] = torch.cat([known, positions[len(known) :]])
+    model.albert.load_state_dict(weights)
     missing = []
     for name in ("predictions", "sop_classifier"):
         weights = {

@@ -270,6 +270,20 @@ def test_going_on_with_a_model_that_lacks_heads(corpus, tokenizer, tmp_path):
     assert torch.equal(model.predictions.dense.weight, trainer.model.predictions.dense.weight)
 
 
+@pytest.mark.parametrize("positions", [20, 200])
+def test_going_on_with_fewer_positions_or_more(corpus, tokenizer, tmp_path, positions):
+    trainer = trainer_of(corpus, tokenizer)
+    path = checkpoints.save(tmp_path / "run", trainer, tokenizer, 1)
+    model = PreTraining(replace(SHAPE, max_position_embeddings=positions))
+    fresh = model.albert.embeddings.positions.weight.detach().clone()
+    known = trainer.model.albert.embeddings.positions.weight
+    assert checkpoints.load_weights(model, load_checkpoint(path)) == []
+    found, n = model.albert.embeddings.positions.weight, min(positions, len(known))
+    assert len(found) == positions
+    assert torch.equal(found[:n], known[:n])
+    assert torch.equal(found[n:], fresh[n:])
+
+
 def test_held_out_figures_are_the_same_each_time(corpus, tokenizer):
     trainer = trainer_of(corpus, tokenizer)
     first, second = trainer.evaluate(), trainer.evaluate()
