@@ -377,7 +377,7 @@ def work(config: dict[str, Any]) -> None:
     torch.manual_seed(settings.seed)
     shape = AlbertConfig.from_dict(run.shape)
     model = PreTraining(shape, dtype)
-    if settings.embeddings == "sinusoids":
+    if settings.embeddings != "random":
         begin_as_sinusoids(model.albert.embeddings)
     model.to(device)
     trainer = Trainer(model, tokenizer, Corpus(run.corpus), settings, rank, workers)
@@ -386,6 +386,8 @@ def work(config: dict[str, Any]) -> None:
         checkpoints.restore(trainer, earlier[-1])
     elif run.init_from:
         checkpoints.load_weights(model, load_checkpoint(run.init_from))
+    elif settings.embeddings == "neighbours":
+        trainer.begin_as_neighbours()
     journal = Journal(run.folder / METRICS, trainer.step) if rank == 0 else None
     for figures in trainer.steps():
         is_last = trainer.step == settings.steps

@@ -15,6 +15,8 @@ from .sequences import MASK, Sequence, Sequences
 
 #: In place of the answer where there is no question.
 NOT_ASKED = -100
+#: On a CPU a batch is filled up until its examples, pieces and places are multiples of these.
+EXAMPLES, PIECES, PLACES = 16, 256, 64
 
 
 class Example(NamedTuple):
@@ -98,10 +100,15 @@ class Examples:
 def collate(examples: Sized[Example], device: torch.device) -> Batch:
     """Put examples one after the other.
 
+    On a CPU some follow of which nothing is asked: oneDNN compiles its products for every shape
+    that it has not met, which takes longer than to compute them.
+
     examples (Sequence[Example]): The examples.
     device (torch.device): Where the tensors are to be.
     RETURNS (Batch): The tensors.
     """
+    if device.type == "cpu":
+        examples = [*examples, *fillers(examples)]
     lengths = np.array([len(example.ids) for example in examples])
     firsts = np.cumsum(lengths) - lengths
     borders = np.array([example.border for example in examples])
@@ -119,19 +126,44 @@ def collate(examples: Sized[Example], device: torch.device) -> Batch:
     return Batch._make([*tensors, lengths])
 
 
+def fillers(examples: Sized[Example]) -> list[Example]:
+    """Make what is missing to round numbers of examples, pieces and places.
+
+    examples (Sequence[Example]): The examples of a batch.
+    RETURNS (list[Example]): Examples of which nothing is asked, none longer than those.
+    """
+    lengths = [len(example.ids) for example in examples]
+    count, size = -len(lengths) % EXAMPLES, -sum(lengths) % PIECES
+    n_places = -sum(len(example.places) for example in examples) % PLACES
+    while not count <= size <= count * max(lengths) or (n_places and not count):
+        if size < count:
+            size += PIECES
+        else:
+            count += EXAMPLES
+    made = []
+    for number in range(count):
+        length = size // count + (number < size % count)
+        places = np.zeros(n_places if number == 0 else 0, np.int64)
+        ids, answers = np.zeros(length, np.int64), np.full(len(places), NOT_ASKED)
+        made.append(Example(ids, length, places, answers, NOT_ASKED))
+    return made
+
+
 def parts_of(examples: Sized[Example], budget: int) -> list[list[Example]]:
     """Divide a batch so that each part fits into memory, and not much of it is padding.
 
     examples (Sequence[Example]): The batch.
-    budget (int): The most pieces in a part, padding included; one example is always a part. None
-        is less than half as long as another.
+    budget (int): The most pieces in a part, padding included; one example is always a part. To a
+        part that has a quarter of that, none is added that is less than half as long as another.
     RETURNS (list[list[Example]]): The parts.
     """
     parts: list[list[Example]] = []
     longest = 0
     for example in sorted(examples, key=lambda example: -len(example.ids)):
         length = len(example.ids)
-        if not parts or 2 * length < longest or longest * (len(parts[-1]) + 1) > budget:
+        places = longest * len(parts[-1]) if parts else 0
+        is_enough = 2 * length < longest and places >= budget // 4
+        if not parts or is_enough or places + longest > budget:
             parts.append([])
             longest = length
         parts[-1].append(example)

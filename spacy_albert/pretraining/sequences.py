@@ -153,6 +153,20 @@ class Sequences:
         """
         return np.random.default_rng([self.seed, *what])
 
+    def documents(self, number: int, held_out: bool) -> np.ndarray:
+        """Choose documents of a shard.
+
+        number (int): The shard.
+        held_out (bool): Whether those are wanted that are held out, or those for training.
+        RETURNS (np.ndarray): Their numbers.
+        """
+        documents = np.arange(len(self.corpus.shard(number).documents) - 1)
+        if not self.held_out:
+            return documents[:0] if held_out else documents
+        # in each shard another one, as there may be few
+        is_out = (documents + number) % self.held_out == self.held_out - 1
+        return documents[is_out == held_out]
+
     def of_shard(self, number: int, epoch: int) -> np.ndarray:
         """Divide a shard into sequences.
 
@@ -161,11 +175,7 @@ class Sequences:
         RETURNS (np.ndarray): Its sequences, the fields of `Sequence` in columns, (N, 7).
         """
         shard = self.corpus.shard(number)
-        documents = np.arange(len(shard.documents) - 1)
-        if self.held_out:
-            # in each shard another one, as there may be few
-            out = (documents + number) % self.held_out == self.held_out - 1
-            documents = documents[out == (epoch == HELD_OUT)]
+        documents = self.documents(number, held_out=epoch == HELD_OUT)
         rng = self.rng(DIVIDE, epoch, number)
         found = divide(shard, documents, self.starts_word, self.length, self.short, rng)
         which = np.broadcast_to([epoch, number], (len(found), 2))

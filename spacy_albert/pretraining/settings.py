@@ -7,7 +7,7 @@ from typing import Any
 from ..modeling import CONFIGS, AlbertConfig
 
 OPTIMIZERS = ("lamb", "adamw")
-EMBEDDINGS = ("random", "sinusoids")
+EMBEDDINGS = ("random", "sinusoids", "neighbours")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -20,7 +20,9 @@ class Settings:
     held_out (int): Every so manieth document is not trained on, but measured with; 0 for none.
     seed (int): Decides all that is random.
     embeddings (str): What they are before they are learned: "random", as in the paper, or
-        "sinusoids", with which a short run gets much farther; see `begin_as_sinusoids`.
+        "sinusoids", with which a short run gets much farther (`begin_as_sinusoids`), or
+        "neighbours", with which it gets farther still: positions as sinusoids, words as what the
+        corpus tells of their neighbours (cooccurrence.py).
     steps (int): How many steps to take.
     batch (int): Sequences in a step, all workers together.
     optimizer (str): "lamb" or "adamw".

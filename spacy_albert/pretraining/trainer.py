@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..tokenization import Tokenizer
 from .batches import NOT_ASKED, Example, Examples, collate, parts_of
+from .cooccurrence import neighbour_vectors
 from .corpus import Corpus
 from .lamb import Lamb, parameter_groups
 from .masking import begins_word
@@ -86,6 +87,19 @@ class Trainer:
         self.step = 0
         self.position = Position()
         self.held_out: list[Example] | None = None
+
+    def begin_as_neighbours(self) -> None:
+        """Let the embeddings of words begin as what the corpus tells of their neighbours. One
+        worker counts for all.
+        """
+        words = self.model.albert.embeddings.words.weight.data
+        vectors = torch.zeros_like(words)
+        if self.rank == 0:
+            vectors.copy_(neighbour_vectors(self.sequences, *words.shape))
+        if self.workers > 1:
+            dist.broadcast(vectors, 0)
+        is_known = vectors.any(1)  # (V,)
+        words[is_known] = vectors[is_known] * words.std()
 
     def steps(self) -> Iterator[Figures]:
         """Take the steps that are left. The batch of the next one is made while one is computed.

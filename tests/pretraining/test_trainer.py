@@ -8,12 +8,22 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers.models.distilbert.modeling_distilbert import create_sinusoidal_embeddings
 
 from spacy_albert.checkpoints import load_checkpoint
 from spacy_albert.modeling import AlbertConfig, Embeddings, initialize
 from spacy_albert.pretraining import checkpoints
-from spacy_albert.pretraining.batches import NOT_ASKED, collate, parts_of
+from spacy_albert.pretraining.batches import (
+    NOT_ASKED,
+    Batch,
+    Example,
+    collate,
+    fillers,
+    parts_of,
+)
+from spacy_albert.pretraining.cooccurrence import neighbour_vectors
 from spacy_albert.pretraining.corpus import Corpus, write_shard
 from spacy_albert.pretraining.objectives import PreTraining, begin_as_sinusoids
 from spacy_albert.pretraining.settings import Settings
@@ -145,7 +155,44 @@ def test_parts_hold_every_example_once_within_the_budget(examples):
         for part in parts:
             lengths = [len(example.ids) for example in part]
             assert len(part) == 1 or len(part) * max(lengths) <= budget
-            assert 2 * min(lengths) >= max(lengths)
+            *all_but_last, shortest = sorted(lengths, reverse=True)
+            is_small = max(lengths) * len(all_but_last) < budget // 4
+            assert is_small or 2 * shortest >= max(lengths)
+
+
+@given(
+    lengths=st.lists(st.integers(3, 40), min_size=1, max_size=40),
+    n_places=st.integers(0, 3),
+)
+def test_fillers_make_round_numbers_and_ask_nothing(lengths, n_places):
+    examples = [
+        Example(np.full(n, 7), n, np.arange(n_places), np.full(n_places, 7), 0) for n in lengths
+    ]
+    extra = fillers(examples)
+    every = [*examples, *extra]
+    assert len(every) % 16 == 0
+    assert sum(len(example.ids) for example in every) % 256 == 0
+    assert sum(len(example.places) for example in every) % 64 == 0
+    assert all(0 < len(example.ids) <= max(lengths) for example in extra)
+    assert {a for example in extra for a in [example.order, *example.answers]} <= {NOT_ASKED}
+
+
+def test_fillers_change_nothing(examples):
+    torch.manual_seed(1)
+    model = PreTraining(replace(SHAPE, hidden_dropout_prob=0.0, classifier_dropout_prob=0.0))
+    filled = collate(examples, torch.device("cpu"))
+    assert len(filled.firsts) > len(examples)
+    n_pieces, n_places = (
+        sum(len(getattr(example, name)) for example in examples) for name in ("ids", "places")
+    )
+    bare = Batch(
+        *(tensor[:n_pieces] for tensor in filled[:3]),
+        filled.firsts[: len(examples)],
+        *(tensor[:n_places] for tensor in filled[4:6]),
+        filled.order[: len(examples)],
+        filled.lengths[: len(examples)],
+    )
+    torch.testing.assert_close(model(filled), model(bare))
 
 
 def test_the_size_of_parts_changes_nothing(corpus, tokenizer):
@@ -306,6 +353,19 @@ def test_embeddings_may_begin_as_sinusoids():
     size = drawn.positions.weight.std() * factor
     torch.testing.assert_close(waves.positions.weight.data, theirs * 2**0.5 * size)
     assert all(weight.requires_grad for weight in waves.parameters())
+
+
+def test_words_may_begin_as_what_is_known_of_their_neighbours(corpus, tokenizer):
+    trainer = trainer_of(corpus, tokenizer)
+    words = trainer.model.albert.embeddings.words.weight
+    before = words.detach().clone()
+    trainer.begin_as_neighbours()
+    vectors = neighbour_vectors(trainer.sequences, *words.shape)
+    is_known = vectors.any(1)
+    assert 0 < is_known.sum() < len(words)  # special pieces have no neighbours
+    torch.testing.assert_close(words[~is_known], before[~is_known])
+    torch.testing.assert_close(words[is_known], vectors[is_known] * before.std())
+    assert trainer.model.predictions.decoder.weight is words
 
 
 def test_it_learns(tmp_path, tokenizer):
