@@ -246,7 +246,7 @@ def begin_with(
     shape = load_checkpoint(where).config
     asked = read_shape(model, shape.vocab_size)
     free = {name for name in model if name.endswith("_prob") or name == "max_position_embeddings"}
-    for name in model.keys() - free - {"size"}:
+    for name in sorted(model.keys() - free - {"size"}):
         if getattr(asked, name) != getattr(shape, name):
             raise ValueError(
                 f"[model] says {name} = {getattr(asked, name)}, and {init_from} has "
