@@ -1,6 +1,7 @@
 """The quality benchmark: its scores, its batches, and that both sides are asked the same."""
 
 import json
+import math
 import subprocess
 import sys
 from collections import Counter
@@ -27,7 +28,7 @@ from benchmarks.quality_plain import Plain, padded
 from benchmarks.quality_tasks import BY_NAME, THRESHOLD, Task, padding, plan, rows
 from spacy_albert.checkpoints import save_checkpoint
 from spacy_albert.modeling import Albert, AlbertConfig
-from spacy_albert.tokenization import SentencePieceTokenizer
+from spacy_albert.tokenization import SentencePieceTokenizer, load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 ENCODER = texts.EMBEDDED / "albert" / "encoder"
@@ -113,7 +114,7 @@ def test_rows_know_where_tokens_begin() -> None:
     firsts = dict(zip(words, row.firsts))
     assert firsts["\u200b"] == -1
     assert firsts["🦜"] > 0
-    begins = {word: spelled[i].lstrip("▁") for word, i in firsts.items() if i >= 0}
+    begins = {word: spelled[i].lstrip("▁").lower() for word, i in firsts.items() if i >= 0}
     assert "michael".startswith(begins["Michael"])
     assert "finds".startswith(begins["ﬁnds"])
     assert "cafe".startswith(begins["café-bar"])
@@ -207,7 +208,8 @@ def test_both_sides_pre_train_the_same(shared_data, tmp_path, monkeypatch) -> No
     )
     assert ours["pieces"] == plain["pieces"] > 5 * 8 * 30
     assert ours["loss"] == pytest.approx(plain["loss"], rel=1e-4)
-    assert 5 < ours["loss"] < 9.6  # ln 8000 + ln 2 before it begins
+    before = math.log(2 * load_tokenizer(ENCODER).size)  # any piece and any order are as probable
+    assert 5 < ours["loss"] < before
 
 
 # What is said of it
