@@ -21,7 +21,7 @@ help:
 	@echo "make bench      measure speed, memory and agreement beside the peers (about 25 minutes)"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff put the code in order"
-	@echo "make pipeline   train the embedded pipeline anew (hours; needs the data sets in DATA=$(DATA))"
+	@echo "make pipeline   make the embedded pipeline anew (hours; needs the data sets in DATA=$(DATA))"
 	@echo "make clean      remove the environment and what the demo wrote"
 
 $(READY): setup.cfg constraints.txt

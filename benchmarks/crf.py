@@ -99,7 +99,7 @@ def main() -> None:
     add("--seed", type=int, default=[1, 2, 3])
     add("--data", default=["wikigold", "wnut17"])
     add("--loss", default=["tokens", "crf"])
-    add("--encoder", default=["build/en_albert_sm/encoder"])
+    add("--encoder", default=["build/en_albert_sm/pretrain_128/model"])
     add("--rate", type=float, default=[5e-4], help="of the head, at its peak")
     add("--factor", type=float, default=[1.0], help="the encoder's rate is so many times that")
     add("--steps", type=int, default=[300])

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from spacy.tokens import Doc, DocBin
 
-from spacy_albert_pipelines.en_albert_sm import build, corpora
+from spacy_albert.pretraining.settings import read_shape
+from spacy_albert_jobs.pretrain import load_config, read_config
+from spacy_albert_pipelines.en_albert_sm import build, corpora, study
 
 NLP = spacy.blank("en")
 WORDS = st.lists(st.sampled_from(["a", "film", "that", "one", "likes"]), max_size=30)
@@ -133,3 +135,20 @@ def test_a_film_review_that_is_there_twice(shared_data):
     left = corpora.separate({"": reviews})[""]["train"]
     assert {doc.text for doc in twice}.isdisjoint(doc.text for doc in left)
     assert len(left) > 6000
+
+
+# Pre-training
+
+
+@pytest.mark.parametrize("shape", [None, *study.SHAPES])
+def test_stages_and_shapes_are_what_can_be_pre_trained(shape):
+    changes = {} if shape is None else study.settings_of(*shape, 1000)
+    model, _, first = read_config(load_config(build.HERE / "pretrain_40.cfg", changes))
+    made = read_shape(model, 12_000)
+    model, _, second = read_config(load_config(build.HERE / "pretrain_128.cfg"))
+    assert model == {}  # of the first stage
+    assert first.length < second.length == made.max_position_embeddings
+    assert (first.held_out, first.evaluate_on) == (second.held_out, second.evaluate_on)
+    expected = shape or (256, 6, 6)
+    assert (made.hidden_size, made.num_hidden_layers, made.num_hidden_groups) == expected
+    assert 0 < first.warm_up < first.steps
