@@ -320,6 +320,48 @@ def test_weights_that_change_are_seen(precision):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_annotation_drops_nothing_though_it_begins_in_training(precision, monkeypatch):
+    """As where the memory of a GPU is measured for the first batch of a training."""
+    without_openvino(monkeypatch)
+    model = make_model(hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.5)
+    engine = Engine(model.train(), "cpu", precision)
+    ids, _ = flat_batch(LENGTHS)
+    with torch.inference_mode():
+        engine(ids.numpy(), LENGTHS)
+        model.eval()
+        found = engine(ids.numpy(), LENGTHS)
+    assert relative_error(found.float(), one_by_one(model)) < TOLERANCE[precision]
+
+
+@pytest.mark.parametrize("name", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
+def test_training_drops_as_the_model_does(name):
+    """Windows of one length are drawn for in the same order, whether they lie flat or not."""
+    model = make_model(**{name: 0.5}).train()
+    lengths = np.array([31, 31, 31])
+    ids, _ = flat_batch(lengths)
+    engine = Engine(model, "cpu", "int8")
+    torch.manual_seed(1)
+    expected = model(ids.view(3, 31)).view(93, -1)
+    torch.manual_seed(1)
+    torch.testing.assert_close(engine(ids.numpy(), lengths), expected)
+    assert relative_error(engine(ids.numpy(), lengths), expected) > 0.01
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
+def test_training_drops_in_windows_of_all_lengths(name, precision):
+    model = make_model(**{name: 0.5}).train()
+    engine = Engine(model, "cpu", "int8", training_precision=precision)
+    ids, _ = flat_batch(LENGTHS)
+    once, again = (engine(ids.numpy(), LENGTHS) for _ in range(2))
+    start = 0
+    for length in LENGTHS:  # the shortest, too
+        window = slice(start, start + length)
+        assert relative_error(once[window], again[window]) > 0.01
+        start += length
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_training_computes_in_a_precision_of_its_own(precision):
     model = make_model()
     ids, _ = flat_batch(LENGTHS)

@@ -38,7 +38,7 @@ class FlatExecutor(Executor):
         """
         self.model, self.dtype, self.is_trained = model, dtype, is_trained
         if dtype != torch.float32 and not is_trained:
-            self.model = copy.deepcopy(model)
+            self.model = copy.deepcopy(model).eval()  # it may be made in the midst of training
             for part in self.model.groups.modules():
                 if isinstance(part, nn.Linear):
                     part.to(dtype)
