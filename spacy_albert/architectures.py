@@ -116,18 +116,27 @@ def albert_transformer(
     return chain(transformer_layer(encoder), trfs2arrays(pooling, grad_factor))
 
 
-def checkpoint(path: Union[str, Path]) -> Callable:
+def checkpoint(path: Union[str, Path], dropout: Optional[float] = None) -> Callable:
     """Start an encoder from trained weights (spacy-albert.Checkpoint.v1).
 
     path (str): A Hugging Face directory, a spaCy pipeline with an ALBERT encoder (a directory or an
         installed package), or the name of an embedded pipeline.
+    dropout (float | None): The dropout inside the encoder while it is trained: on embeddings, on
+        attention, and on the output of each block. It is saved with the pipeline. None: what the
+        checkpoint says.
     RETURNS (Callable): Loads the weights into an encoder.
+    RAISES (ValueError): If `dropout` is no probability below 1.
     """
+    if dropout is not None and not 0 <= dropout < 1:
+        raise ValueError(
+            f"dropout of spacy-albert.Checkpoint.v1 is {dropout}; it must be a probability below "
+            "1. Leave it out to keep what the checkpoint says."
+        )
 
     def load(encoder: Any) -> None:
         from .locate import find_encoder
 
-        encoder.load(find_encoder(path))
+        encoder.load(find_encoder(path), dropout)
 
     return load
 

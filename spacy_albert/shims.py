@@ -8,6 +8,7 @@ and torch takes the step where the weights are.
 import contextlib
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -277,13 +278,21 @@ class EncoderShim(TorchShim):
             return self
         return self.load(Path(path))[0]
 
-    def load(self, path: Path) -> tuple["EncoderShim", Checkpoint]:
+    def load(self, path: Path, dropout: float | None = None) -> tuple["EncoderShim", Checkpoint]:
         """Take the encoder and the tokenizer of a checkpoint.
 
         path (Path): A Hugging Face directory.
+        dropout (float | None): Dropout inside the encoder; None: what the checkpoint says.
         RETURNS (tuple): Itself, and the checkpoint for whatever else it holds.
         """
         checkpoint = load_checkpoint(path)
+        if dropout is not None:
+            config = replace(
+                checkpoint.config,
+                hidden_dropout_prob=dropout,
+                attention_probs_dropout_prob=dropout,
+            )
+            checkpoint = checkpoint._replace(config=config)
         return self.set(build_albert(checkpoint), load_tokenizer(path)), checkpoint
 
 

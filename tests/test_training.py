@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
+import spacy
+import srsly
 import torch
 import torch.nn.functional as F
 from spacy.language import Language
@@ -663,6 +665,118 @@ def test_dropout_of_the_checkpoint_drops_in_training_only(vocabulary):
     assert all(trained[0][name] != trained[1][name] for name in FACTORIES)
     assert frozen[0] == frozen[1]
     assert nlp(TEXTS[0]).cats == nlp(TEXTS[0]).cats
+
+
+@pytest.fixture(scope="module")
+def checkpoint(vocabulary, tmp_path_factory) -> Path:
+    """A pipeline whose encoder drops everywhere but in attention."""
+    path = tmp_path_factory.mktemp("checkpoint")
+    initialized(vocabulary, ["ner"], hidden_dropout_prob=0.25).to_disk(path)
+    return path
+
+
+def begun(vocabulary: Path, checkpoint: Path, own: tuple = (), **settings) -> Language:
+    """A pipeline from a checkpoint, with the same heads every time."""
+    nlp = blank(vocabulary, [head for head in FACTORIES if head not in own], own)
+    start = {"@misc": "spacy-albert.Checkpoint.v1", "path": str(checkpoint), **settings}
+    for name in ("albert", *own):
+        nlp.config["initialize"]["components"][name]["encoder"] = start
+    torch.manual_seed(0)
+    nlp.initialize(lambda: examples(nlp))
+    return nlp
+
+
+def dropouts(nlp: Language, name: str = "albert") -> tuple[float, float]:
+    (encoder,) = [s for s in shims(nlp.get_pipe(name).model) if s.folder == "encoder"]
+    config = encoder.module.config
+    return config.hidden_dropout_prob, config.attention_probs_dropout_prob
+
+
+def losses_of(nlp: Language, seed: int, **kwargs) -> dict[str, float]:
+    torch.manual_seed(seed)
+    return nlp.update(examples(nlp), sgd=False, losses={}, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, (0.25, 0.0)),
+        ({"dropout": None}, (0.25, 0.0)),
+        ({"dropout": 0.0}, (0.0, 0.0)),
+        ({"dropout": 0.1}, (0.1, 0.1)),
+    ],
+)
+def test_dropout_inside_an_encoder_is_set_and_stays(
+    vocabulary, checkpoint, tmp_path, settings, expected
+):
+    nlp = begun(vocabulary, checkpoint, ("ner",), **settings)
+    assert dropouts(nlp) == dropouts(nlp, "ner") == expected
+    assert equal(weights(nlp, "albert"), weights(spacy.load(checkpoint), "albert"))
+    nlp.to_disk(tmp_path)
+    for name in ("albert", "ner"):
+        saved = srsly.read_json(tmp_path / name / "encoder" / "config.json")
+        assert saved["hidden_dropout_prob"] == expected[0]
+        assert saved["attention_probs_dropout_prob"] == expected[1]
+    for again in (spacy.load(tmp_path), blank(vocabulary, ["textcat", "topics"], ["ner"])):
+        again.from_bytes(nlp.to_bytes())
+        assert dropouts(again) == dropouts(again, "ner") == expected
+        again.replace_listeners("albert", "textcat", ["model.tok2vec"])
+        assert dropouts(again, "textcat") == expected
+    assert dropouts(begun(vocabulary, tmp_path / "albert" / "encoder")) == expected
+
+
+def test_an_encoder_drops_what_is_set_in_training_only(vocabulary, checkpoint):
+    nlp = begun(vocabulary, checkpoint, dropout=0.3)
+    first, again, other = (losses_of(nlp, seed) for seed in (1, 1, 2))
+    assert first == again
+    assert all(first[name] != other[name] for name in FACTORIES)
+    assert losses_of(nlp, 1, exclude=["albert"]) == losses_of(nlp, 2, exclude=["albert"])
+    exact = begun(vocabulary, checkpoint, dropout=0.0)
+    assert losses_of(exact, 1) == losses_of(exact, 2)
+    for text in TEXTS:
+        assert nlp(text).cats == exact(text).cats
+
+
+def test_training_goes_on_with_the_dropout_it_had(vocabulary, checkpoint, tmp_path):
+    nlp = begun(vocabulary, checkpoint, dropout=0.3)
+    train(nlp, examples(nlp), 2)
+    nlp.to_disk(tmp_path)
+    again = spacy.load(tmp_path)
+    for seed in (1, 2):
+        assert losses_of(nlp, seed) == pytest.approx(losses_of(again, seed), abs=1e-6)
+
+
+def test_an_encoder_that_replaces_a_listener_drops_in_training_only(vocabulary, checkpoint):
+    nlp = begun(vocabulary, checkpoint, dropout=0.3)
+    nlp.replace_listeners("albert", "textcat", ["model.tok2vec"])
+    assert (
+        losses_of(nlp, 1)["textcat"] == losses_of(nlp, 1)["textcat"] != losses_of(nlp, 2)["textcat"]
+    )
+    # frozen, the one that the others share does not hinder it
+    frozen = [losses_of(nlp, seed, exclude=["albert"]) for seed in (1, 2)]
+    assert frozen[0]["ner"] == frozen[1]["ner"]
+    assert frozen[0]["textcat"] != frozen[1]["textcat"]
+    assert nlp(TEXTS[0]).cats == nlp(TEXTS[0]).cats
+
+
+def test_a_frozen_encoder_has_the_dropout_that_the_config_sets(vocabulary, checkpoint):
+    nlp = blank(vocabulary)
+    nlp.config["initialize"]["components"]["albert"]["encoder"] = {
+        "@misc": "spacy-albert.Checkpoint.v1",
+        "path": str(checkpoint),
+        "dropout": 0.3,
+    }
+    with nlp.select_pipes(disable=["albert"]):  # as spacy.training.initialize does
+        nlp.initialize(lambda: examples(nlp))
+    assert dropouts(nlp) == (0.3, 0.3)
+    assert losses_of(nlp, 1, exclude=["albert"]) == losses_of(nlp, 2, exclude=["albert"])
+
+
+@pytest.mark.parametrize("dropout", [1.0, -0.1, 10.0])
+def test_dropout_that_is_no_probability_is_an_error(vocabulary, checkpoint, dropout):
+    message = rf"dropout of spacy-albert.Checkpoint.v1 is {dropout}; .* probability below 1"
+    with pytest.raises(ValueError, match=message):
+        begun(vocabulary, checkpoint, dropout=dropout)
 
 
 def test_training_goes_on_from_where_a_saved_pipeline_stands(vocabulary, tmp_path):

@@ -97,7 +97,8 @@ class AlbertEncoder(AlbertPipe):
         component before it updates the next, as the next update begins.
 
         examples (Iterable[Example]): A batch of examples.
-        drop (float): Unused: dropout of the encoder is a setting of its checkpoint.
+        drop (float): Unused: dropout inside the encoder is a setting of
+            spacy-albert.Checkpoint.v1, or of the checkpoint itself.
         sgd (Optimizer): The optimizer, if the step is to be taken here.
         losses (dict[str, float]): The losses by component.
         RETURNS (dict[str, float]): The losses.
