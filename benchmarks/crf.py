@@ -76,6 +76,8 @@ def fine_tune(run: dict[str, Any], folder: Path) -> dict[str, Any]:
         "learn_rate_factor": run["factor"],
         "training_precision": "bfloat16",
     }
+    # What the encoder drops is the checkpoint's affair, whatever its width
+    config["initialize"]["components"]["albert"]["encoder"]["dropout"] = None
     config["components"]["ner"]["loss"] = run["loss"]
     nlp = init_nlp(config)
     ner: Any = nlp.get_pipe("ner")

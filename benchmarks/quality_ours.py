@@ -88,6 +88,7 @@ class Ours:
         config["components"]["albert"]["model"]["precision"] = "float32"
         starts = config["initialize"]["components"]
         starts[self.task.head] = {"labels": self.labels}
+        starts["albert"]["encoder"]["dropout"] = None  # the checkpoint's, as in the plain loop
         if scratch:
             starts["albert"]["encoder"] = {
                 "@misc": "spacy-albert.Scratch.v1",

@@ -222,7 +222,7 @@ def init_config_cli(
     """Write a complete training config for spacy train.
 
     The config is filled in and trains as it is: python -m spacy train OUT --paths.train
-    train.spacy --paths.dev dev.spacy. The learning rate fits the width of the encoder.
+    train.spacy --paths.dev dev.spacy. Learning rate and dropout fit the width of the encoder.
 
     Examples:
 

@@ -7,14 +7,16 @@ import spacy
 import torch
 from spacy.cli.debug_config import debug_config
 from spacy.cli.train import train
+from spacy.language import Language
 from spacy.tokens import Doc, DocBin, Span
 from thinc.api import Config
 from typer.testing import CliRunner
 
 import spacy_albert_pipelines
-from spacy_albert.checkpoints import load_checkpoint
+from spacy_albert.checkpoints import load_checkpoint, save_checkpoint
 from spacy_albert.cli import albert_cli
 from spacy_albert.configs import training_config
+from spacy_albert.modeling import Albert, AlbertConfig
 
 SHIPPED = {
     "ner": ["ner"],
@@ -43,6 +45,7 @@ def test_configs_for_albert_base_have_the_published_settings(head, corpus, tmp_p
     path = spacy_albert_pipelines.resolve(f"albert_base_{head}.cfg")
     expected = training_config([head])
     expected["paths"]["encoder"] = "./albert-base-v2"
+    del expected["initialize"]["components"]["albert"]["encoder"]["dropout"]
     published = ALBERT_BASE[head]
     training = expected["training"]
     training["patience"] = 0
@@ -59,9 +62,31 @@ def test_configs_for_albert_base_have_the_published_settings(head, corpus, tmp_p
     assert Config().from_disk(path, interpolate=False) == expected
     overrides = {"paths.train": str(corpus), "paths.dev": str(corpus)}
     overrides |= {"paths.encoder": "en_albert_sm", "training.max_steps": 2}
+    overrides |= {"initialize.components.albert.encoder.dropout": 0.2}
     debug_config(path, overrides=overrides)
     train(path, tmp_path / "out", overrides=overrides)
-    assert spacy.load(tmp_path / "out" / "model-last").get_pipe(head).labels
+    nlp = spacy.load(tmp_path / "out" / "model-last")
+    assert nlp.get_pipe(head).labels
+    assert encoder_config(nlp).hidden_dropout_prob == 0.2
+
+
+def encoder_config(nlp: Language) -> AlbertConfig:
+    return nlp.get_pipe("albert").model.shims[0].module.config
+
+
+@pytest.mark.parametrize(
+    ("width", "rate", "dropout"), [(764, 2e-4, 0.1), (768, 5e-5, None), (1024, 5e-5, None)]
+)
+def test_rate_and_dropout_fit_the_width(width, rate, dropout, tmp_path):
+    shape = AlbertConfig(
+        vocab_size=10, embedding_size=4, hidden_size=width, num_attention_heads=4,
+        intermediate_size=8,
+    )  # fmt: skip
+    save_checkpoint(tmp_path, shape, Albert(shape).state_dict())
+    config = training_config(["ner"], encoder=str(tmp_path))
+    start = config["initialize"]["components"]["albert"]["encoder"]
+    assert start.get("dropout") == dropout
+    assert config["training"]["optimizer"]["learn_rate"]["initial_rate"] == rate
 
 
 @pytest.fixture
@@ -87,6 +112,8 @@ def test_configs_train_as_they_are(name, scratch, corpus, tmp_path):
     paths = {"paths.train": str(corpus), "paths.dev": str(corpus)}
     train(tmp_path / "config.cfg", tmp_path / "out", overrides={**paths, **short})
     nlp = spacy.load(tmp_path / "out" / "model-last")
+    encoder = encoder_config(nlp)
+    assert encoder.hidden_dropout_prob == encoder.attention_probs_dropout_prob == 0.1
     doc = nlp("London was a good city.")
     assert not doc.cats or set(doc.cats) == {"POS", "NEG"}
     assert ("textcat" in name) == bool(doc.cats)
