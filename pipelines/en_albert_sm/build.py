@@ -19,6 +19,8 @@ import spacy
 
 HERE = Path(__file__).parent
 ALBERT = ("-m", "spacy", "albert")
+# Threads of one worker wait for each other at every product; workers do so once in a step
+WORKERS = ("--workers", 2, "--cpus-per-worker", 1)
 META = {
     "name": "albert_sm",
     "version": "0.2.0",
@@ -88,7 +90,7 @@ def pretrain(texts: Path, folder: Path, config: str, *options: object) -> Path:
     if not (folder / "model").exists():
         run(
             *(*ALBERT, "pretrain", texts, folder, "--config", HERE / config),
-            *("--corpus", pieces, *options),
+            *("--corpus", pieces, *WORKERS, *options),
         )
     return folder / "model"
 
