@@ -167,7 +167,8 @@ def test_a_window_does_not_see_what_is_beside_it(name, lengths):
 
 
 def test_int8_rounds_weights_by_row_and_pieces_by_piece():
-    """Against the same rounding, written with torch, of one layer."""
+    """Against the same rounding, written with torch, of one layer. Where a CPU has AMX, OpenVINO
+    rounds weights alone, and leaves pieces in bfloat16."""
     model = make_model(num_hidden_layers=1)
     layer = model.groups[0][0]
 
@@ -177,16 +178,19 @@ def test_int8_rounds_weights_by_row_and_pieces_by_piece():
         return ((groups / scale).round() * scale).reshape(x.shape)
 
     H = SHAPE["hidden_size"]
-    imitation = copy.deepcopy(model)
-    for name in ("qkv", "attention_out", "ffn_in", "ffn_out"):
-        part = getattr(imitation.groups[0][0], name)
-        with torch.no_grad():
-            part.weight.copy_(rounded(part.weight, part.in_features))
-        part.register_forward_pre_hook(lambda _, inputs: (rounded(inputs[0], H),))
+    weights_alone, both = copy.deepcopy(model), copy.deepcopy(model)
+    for imitation in (weights_alone, both):
+        for name in ("qkv", "attention_out", "ffn_in", "ffn_out"):
+            part = getattr(imitation.groups[0][0], name)
+            with torch.no_grad():
+                part.weight.copy_(rounded(part.weight, part.in_features))
+            if imitation is both:
+                part.register_forward_pre_hook(lambda _, inputs: (rounded(inputs[0], H),))
     found = run(OpenVinoExecutor(model, "int8", THREADS))
     exact = one_by_one(model)
+    off = [relative_error(found, one_by_one(imitation)) for imitation in (weights_alone, both)]
     # OpenVINO may round to odd steps; its error is that of this rounding, not another
-    assert relative_error(found, one_by_one(imitation)) < relative_error(found, exact)
+    assert min(off) < relative_error(found, exact)
     assert relative_error(found, exact) < 2 * relative_error(one_by_one(imitation), exact)
     assert layer.qkv.weight.dtype == torch.float32
 
