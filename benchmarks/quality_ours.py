@@ -34,7 +34,7 @@ class Ours:
         n_test (int | None): How many test documents to score on; None: all.
         """
         self.task, self.encoder = BY_NAME[task], encoder
-        docs = self.task.read(spacy.blank("en"))
+        docs = self.task.documents(spacy.blank("en"), Path(encoder))
         self.labels = self.task.labels(docs["train"])
         self.lengths = [len(row.ids) for row in rows(docs["train"], Path(encoder))]
         self.train, self.test = DocBin(docs=docs["train"]), docs["test"][:n_test]

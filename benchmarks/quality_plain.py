@@ -32,7 +32,7 @@ class Plain:
         n_test (int | None): How many test documents to score on; None: all.
         """
         self.task, self.encoder = BY_NAME[task], encoder
-        docs = self.task.read(spacy.blank("en"))
+        docs = self.task.documents(spacy.blank("en"), Path(encoder))
         self.labels = self.task.labels(docs["train"])
         if self.task.head == "ner":
             self.labels = ["O", *(f"{role}-{label}" for label in self.labels for role in "BI")]

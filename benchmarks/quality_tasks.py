@@ -11,6 +11,7 @@ from spacy.scorer import Scorer
 from spacy.tokens import Doc
 from spacy.training import Example
 
+from spacy_albert.checkpoints import load_checkpoint
 from spacy_albert.corpora import ConllCorpus, TableCorpus
 from spacy_albert.reading import first_entries, prepare
 from spacy_albert.texts import texts_of
@@ -22,7 +23,6 @@ from . import texts
 DROPOUT, DECAY, CLIP = 0.1, 0.01, 1.0  # before the classifier; of weights; of gradients
 THRESHOLD = 0.3  # of a class among several, as in monologg/GoEmotions-pytorch
 POOL = 50  # batches that are sorted by length together, as in the sampler of transformers
-LONGEST = 510  # pieces of a text, beside [CLS] and [SEP]
 
 METRICS = {"ner": "span F1", "textcat": "accuracy", "textcat_multilabel": "macro F1"}
 
@@ -42,6 +42,20 @@ class Task(NamedTuple):
     read: Callable[[Language], dict[str, list[Doc]]]
     batch: int
     epochs: float
+
+    def documents(self, nlp: Language, encoder: Path) -> dict[str, list[Doc]]:
+        """Read the documents that fit into a window: the plain loop has no others.
+
+        nlp (Language): For its tokenizer.
+        encoder (Path): The directory of the encoder.
+        RETURNS (dict[str, list[Doc]]): The splits train and test.
+        """
+        tokenizer = load_tokenizer(encoder)
+        room = load_checkpoint(encoder).config.max_position_embeddings - 2  # [CLS] and [SEP]
+        return {
+            split: [doc for doc in docs if len(tokenizer([doc.text]).ids) <= room]
+            for split, docs in self.read(nlp).items()
+        }
 
     def labels(self, docs: Iterable[Doc]) -> list[str]:
         """RETURNS (list[str]): The labels that some documents are annotated with, or about."""
@@ -92,14 +106,12 @@ def rows(docs: Sequence[Doc], encoder: Path) -> list[Row]:
     docs (Sequence[Doc]): Documents.
     encoder (Path): The directory with the tokenizer.
     RETURNS (list[Row]): One a document.
-    RAISES (ValueError): If one is too long for a window.
     """
     tokenizer = load_tokenizer(encoder)
+    room = load_checkpoint(encoder).config.max_position_embeddings - 2
     made = []
     for doc in docs:
-        reading = prepare(texts_of([doc]), tokenizer, LONGEST, 0)
-        if len(reading.ids) > LONGEST:
-            raise ValueError(f"The plain loop has no windows, and a text has {len(reading.ids)}.")
+        reading = prepare(texts_of([doc]), tokenizer, room, 0)
         firsts = reading.token_counts - 1  # -1 where there is no piece
         firsts[firsts >= 0] = 1 + reading.token_pieces[first_entries(reading.token_counts)]
         ids = [tokenizer.cls_id, *reading.ids.tolist(), tokenizer.sep_id]
@@ -153,6 +165,11 @@ def wnut17(nlp: Language) -> dict[str, list[Doc]]:
     }
 
 
+def wikigold(nlp: Language) -> dict[str, list[Doc]]:
+    """Read wikigold by sentence, split by document as for the embedded pipeline."""
+    return corpora.wikigold(texts.DATA, nlp, n_sents=1)
+
+
 def banking77(nlp: Language) -> dict[str, list[Doc]]:
     """Read Banking77."""
     folder = texts.DATA / "banking77"
@@ -170,7 +187,7 @@ def goemotions(nlp: Language) -> dict[str, list[Doc]]:
 
 TASKS = (
     Task("WNUT-17", "ner", wnut17, batch=16, epochs=6),
-    Task("wikigold", "ner", partial(corpora.wikigold, texts.DATA), batch=8, epochs=12),
+    Task("wikigold", "ner", wikigold, batch=16, epochs=12),
     Task("Banking77", "textcat", banking77, batch=32, epochs=6),
     Task(
         "sentence polarity",

@@ -52,11 +52,12 @@ TIMES = 3
 RUN = 13
 
 
-def wikigold(data: Path, nlp: Language) -> Splits:
+def wikigold(data: Path, nlp: Language, n_sents: int = 3) -> Splits:
     """Split wikigold by document: of every ten, one for dev and one for test.
 
     data (Path): The folder of data sets.
     nlp (Language): For its tokenizer and vocabulary.
+    n_sents (int): Sentences that are made one document.
     RETURNS (Splits): Documents of the splits train, dev and test.
     """
     path = data / "wikigold" / "wikigold.conll.txt"
@@ -64,8 +65,8 @@ def wikigold(data: Path, nlp: Language) -> Splits:
     splits: Splits = {"train": [], "dev": [], "test": []}
     for number, sentences in enumerate(conll_documents(path)):
         split = {8: "dev", 9: "test"}.get(number % 10, "train")
-        for first in range(0, len(sentences), 3):
-            splits[split].append(corpus.make_doc(nlp.vocab, sentences[first : first + 3]))
+        for first in range(0, len(sentences), n_sents):
+            splits[split].append(corpus.make_doc(nlp.vocab, sentences[first : first + n_sents]))
     return splits
 
 
