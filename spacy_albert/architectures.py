@@ -96,6 +96,24 @@ def text_classifier(tok2vec: Model) -> Model:
     return head_layer(tok2vec, "text")
 
 
+def vectors(tok2vec: Model, pooling: str = "mean", tokens: bool = False) -> Model:
+    """Read the vectors of documents, and of tokens, from the encoder's last layer
+    (spacy-albert.Vectors.v1).
+
+    tok2vec (Model): An encoder or a listener.
+    pooling (str): What a document's vector is the mean of: "mean", its pieces, each as it is in the
+        window that shows most of its context; "cls", the [CLS] of its windows (not the pooled one,
+        which knows of the order of sentences), weighted by the pieces that each owns.
+    tokens (bool): Whether tokens have vectors, too: the means over their pieces.
+    RETURNS (Model[List[Doc], List[Tensor]]): (1, H) or (1 + T, H) each, the document's own first.
+    """
+    from .layers import vectors_layer
+
+    if pooling not in ("mean", "cls"):
+        raise ValueError(f"pooling is {pooling!r}; it must be 'mean' or 'cls'.")
+    return vectors_layer(tok2vec, pooling, tokens)
+
+
 def albert_transformer(
     encoder: Model, pooling: Model[Ragged, Floats2d], grad_factor: float = 1.0
 ) -> Model[list[Doc], list[Floats2d]]:

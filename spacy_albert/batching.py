@@ -53,6 +53,7 @@ class Batch(NamedTuple):
     cls_rows: np.ndarray  # (B,) rows of [CLS]
     owned_rows: np.ndarray  # (O,) rows of the pieces that their window owns
     owned: np.ndarray  # (O,) the numbers of these pieces in the reading
+    owned_counts: np.ndarray  # (B,) how many each window owns; they sum to O
 
 
 def fill(reading: Reading, windows: np.ndarray, tokenizer: Tokenizer) -> Batch:
@@ -75,4 +76,4 @@ def fill(reading: Reading, windows: np.ndarray, tokenizer: Tokenizer) -> Batch:
     first, last = reading.window_edges[windows], reading.window_edges[windows + 1]
     owned = expand(first, last - first)
     owned_rows = expand(cls_rows + 1 + first - starts, last - first)
-    return Batch(windows, ids, lengths, cls_rows, owned_rows, owned)
+    return Batch(windows, ids, lengths, cls_rows, owned_rows, owned, last - first)

@@ -191,3 +191,28 @@ def make_textcat_multilabel(
     return AlbertTextcatMultilabel(
         nlp.vocab, model, name, threshold=threshold, temperature=temperature, scorer=scorer
     )
+
+
+@Language.factory(
+    "albert_vectors",
+    assigns=["doc.vector", "doc._.vector", "doc._.token_vectors", "doc._.n_windows"],
+    default_config={
+        "model": {
+            "@architectures": "spacy-albert.Vectors.v1",
+            "pooling": "mean",
+            "tokens": False,
+            "tok2vec": LISTENER,
+        },
+    },
+)
+def make_vectors(nlp: Language, name: str, model: Model) -> Any:
+    """Make a component that gives documents, and on request spans and tokens, vectors from ALBERT.
+
+    nlp (Language): The pipeline.
+    name (str): The name of the component.
+    model (Model): From spacy-albert.Vectors.v1.
+    RETURNS (AlbertVectors): The component.
+    """
+    from .components.vectors import AlbertVectors
+
+    return AlbertVectors(nlp.vocab, model, name)

@@ -49,6 +49,10 @@ class TokenHead(nn.Module):
         """(T, K) -> (T, K) for each document."""
         return list(rows.split(reading.tokens_per_doc.tolist()))
 
+    def fits(self, answer: Tensor, n_tokens: int) -> bool:
+        """RETURNS (bool): Whether there is a row for each token."""
+        return len(answer) == n_tokens
+
 
 class TextHead(nn.Module):
     """Class scores for a document.
@@ -77,20 +81,15 @@ class TextHead(nn.Module):
 
     def pool(self, rows: Tensor, reading: Reading) -> Tensor:
         """(W, K) logits of windows -> (D, K) logits of documents."""
-        n_docs = len(reading.windows_per_doc)
-        docs = np.repeat(np.arange(n_docs), reading.windows_per_doc)  # (W,)
-        owned = np.maximum(np.diff(reading.window_edges), 1)  # (W,)
-        weights = owned / np.bincount(docs, owned, n_docs)[docs]  # (W,)
-        if rows.dtype != torch.float64:
-            weights = weights.astype(np.float32)
-        weighted = rows * to_device(weights, rows.device)[:, None]  # (W, K)
-        return rows.new_zeros(n_docs, rows.shape[1]).index_add(
-            0, to_device(docs, rows.device), weighted
-        )
+        return pool_windows(rows, reading)
 
     def split(self, rows: Tensor, reading: Reading) -> list[Tensor]:
         """(D, K) -> (K,) for each document."""
         return list(rows)
+
+    def fits(self, answer: Tensor, n_tokens: int) -> bool:
+        """RETURNS (bool): True: the tokens do not matter."""
+        return True
 
 
 class States(nn.Module):
@@ -110,6 +109,10 @@ class States(nn.Module):
         """(T, H) -> (T, H) for each document."""
         return list(rows.split(reading.tokens_per_doc.tolist()))
 
+    def fits(self, answer: Tensor, n_tokens: int) -> bool:
+        """RETURNS (bool): Whether there is a row for each token."""
+        return len(answer) == n_tokens
+
 
 class ClsStates(nn.Module):
     """The state of [CLS] in every window."""
@@ -128,6 +131,77 @@ class ClsStates(nn.Module):
         """(W, H) -> the windows of each document."""
         return list(rows.split(reading.windows_per_doc.tolist()))
 
+    def fits(self, answer: Tensor, n_tokens: int) -> bool:
+        """RETURNS (bool): True: the tokens do not matter."""
+        return True
+
+
+class Vectors(nn.Module):
+    """One vector a document, and on request one a token.
+
+    A document's is the mean over its pieces, each as it is in the window that shows most of its
+    context; or the mean over the [CLS] of its windows, weighted by the pieces that each owns. For
+    vectors of documents alone, a window leaves one row behind, and the states of its pieces are
+    gone with its batch.
+    """
+
+    def __init__(self, pooling: str, tokens: bool):
+        """Decide what to read out.
+
+        pooling (str): "mean" or "cls".
+        tokens (bool): Whether the tokens have vectors, too.
+        """
+        super().__init__()
+        self.pooling, self.tokens = pooling, tokens
+        of_docs = {"mean": "means", "cls": "windows"}[pooling]
+        self.unit = of_docs if not tokens else "pieces" if pooling == "mean" else "all"
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(N, H) -> (N, H)."""
+        return states
+
+    def pool(self, rows: Tensor, reading: Reading) -> Tensor:
+        """One row a unit -> (D, H) vectors of documents, and below them (T, H) of tokens."""
+        if not self.tokens:
+            return pool_windows(rows, reading)
+        pieces, windows = rows[: len(reading.ids)], rows[len(reading.ids) :]
+        if self.pooling == "mean":
+            owned = np.diff(reading.window_edges)
+            windows = means(torch.arange(len(pieces), device=rows.device), pieces, owned)
+        return torch.cat([pool_windows(windows, reading), pool_tokens(pieces, reading, "mean")])
+
+    def split(self, rows: Tensor, reading: Reading) -> list[Tensor]:
+        """What `pool` gave -> (1, H) or (1 + T, H) for each document, its own vector first."""
+        n_docs = len(reading.windows_per_doc)
+        docs = rows[:n_docs].split(1)
+        if not self.tokens:
+            return list(docs)
+        tokens = rows[n_docs:].split(reading.tokens_per_doc.tolist())
+        return [torch.cat(both) for both in zip(docs, tokens)]
+
+    def fits(self, answer: Tensor, n_tokens: int) -> bool:
+        """RETURNS (bool): Whether there is a row for each token that is to have one."""
+        return len(answer) == 1 + n_tokens * self.tokens
+
+
+def pool_windows(rows: Tensor, reading: Reading) -> Tensor:
+    """Make one row a document of one row a window.
+
+    rows (Tensor): (W, K), one row a window.
+    reading (Reading): Says which windows a document has.
+    RETURNS (Tensor): (D, K), the means, weighted by the pieces that each window owns.
+    """
+    n_docs = len(reading.windows_per_doc)
+    docs = np.repeat(np.arange(n_docs), reading.windows_per_doc)  # (W,)
+    owned = np.maximum(np.diff(reading.window_edges), 1)  # (W,)
+    weights = owned / np.bincount(docs, owned, n_docs)[docs]  # (W,)
+    if rows.dtype != torch.float64:
+        weights = weights.astype(np.float32)
+    weighted = rows * to_device(weights, rows.device)[:, None]  # (W, K)
+    return rows.new_zeros(n_docs, rows.shape[1]).index_add(
+        0, to_device(docs, rows.device), weighted
+    )
+
 
 def pool_tokens(rows: Tensor, reading: Reading, how: str) -> Tensor:
     """Make one row a token of one row a piece.
@@ -140,10 +214,19 @@ def pool_tokens(rows: Tensor, reading: Reading, how: str) -> Tensor:
     pieces, counts = reading.token_pieces, reading.token_counts
     if how == "first":
         pieces, counts = pieces[first_entries(counts)], np.minimum(counts, 1)
-    bags = to_device(
-        np.cumsum(counts) - counts, rows.device
-    )  # (T,) where each token's pieces begin
-    return F.embedding_bag(to_device(pieces, rows.device), rows, bags, mode="mean")  # (T, K)
+    return means(to_device(pieces, rows.device), rows, counts)
+
+
+def means(numbers: Tensor, rows: Tensor, counts: np.ndarray) -> Tensor:
+    """Average some rows at a time, each time on their own whatever else is there.
+
+    numbers (Tensor): The numbers of the rows, those of each mean after those of the one before.
+    rows (Tensor): (N, K).
+    counts (np.ndarray): How many rows each mean is of, (M,).
+    RETURNS (Tensor): (M, K); zeros where there is nothing to average.
+    """
+    bags = to_device(np.cumsum(counts) - counts, rows.device)  # (M,) where each begins
+    return F.embedding_bag(numbers, rows, bags, mode="mean")
 
 
 def widen(layer: ClassifierHead, n_classes: int) -> ClassifierHead:

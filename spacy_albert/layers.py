@@ -8,6 +8,7 @@ goes backward once.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
@@ -16,7 +17,7 @@ from spacy.tokens import Doc
 from thinc.api import Model
 from torch import Tensor
 
-from .heads import ClsStates, States
+from .heads import ClsStates, States, Vectors
 from .reader import Readout
 from .reading import Reading
 from .shims import EncoderShim, HeadShim
@@ -111,6 +112,13 @@ class Activations:
         return trains and all(leaf.grad is None for _, leaf in self._leaves)
 
 
+class Weightless(NamedTuple):
+    """A head that has nothing to learn."""
+
+    module: Readout
+    has_weights: bool = True
+
+
 class Answers(WeakKeyDictionary[Doc, Tensor]):
     """What the encoder has read out for a head, for as long as the documents live."""
 
@@ -129,7 +137,8 @@ class AlbertListener(Model):
         super().__init__("albert-listener", listener_forward, dims={"nO": None})
         self.upstream_name = upstream
         self.upstream: Any = None  # the AlbertEncoder component, once found
-        self.head: HeadShim | None = None  # what this head reads out, set with the head's model
+        #: What this head reads out, set with the head's model.
+        self.head: HeadShim | Weightless | None = None
         self.answers = Answers()
 
     def connected(self) -> Any:
@@ -168,18 +177,44 @@ def head_layer(tok2vec: Model, kind: str, **settings: Any) -> Model:
     RETURNS (Model[list[Doc], list[Tensor]]): Gives one tensor of logits a document.
     RAISES (ValueError): If `tok2vec` is some other model.
     """
+    shim = HeadShim(kind, settings)
+    attach(shim, tok2vec)
+    return Model(
+        "albert-head", head_forward, layers=[tok2vec], shims=[shim], attrs={"dropout_rate": 0.0}
+    )
+
+
+def vectors_layer(tok2vec: Model, pooling: str, tokens: bool) -> Model:
+    """Read vectors from an encoder or a listener.
+
+    tok2vec (Model): From `albert_layer`, or an AlbertListener.
+    pooling (str): "mean" or "cls".
+    tokens (bool): Whether tokens have vectors, too.
+    RETURNS (Model[list[Doc], list[Tensor]]): Gives (1, H) or (1 + T, H) a document, its own vector
+        first.
+    RAISES (ValueError): If `tok2vec` is some other model.
+    """
+    readout = Vectors(pooling, tokens)
+    attach(Weightless(readout), tok2vec)
+    forward, attrs = partial(vectors_forward, readout), {"pooling": pooling, "tokens": tokens}
+    return Model("albert-vectors", forward, layers=[tok2vec], attrs=attrs)
+
+
+def attach(head: HeadShim | Weightless, tok2vec: Model) -> None:
+    """Put a head on an encoder or a listener, which from then on reads out what the head asks.
+
+    head (HeadShim | Weightless): The head.
+    tok2vec (Model): From `albert_layer`, or an AlbertListener.
+    RAISES (ValueError): If it is some other model.
+    """
     if tok2vec.name not in ("albert", "albert-listener"):
         raise ValueError(
             f"An ALBERT head needs ALBERT states, and model.tok2vec is {tok2vec.name!r}. Use "
             '{"@architectures": "spacy-albert.AlbertListener.v1"} to listen to an "albert" '
             'component, or {"@architectures": "spacy-albert.Albert.v1"} for an encoder of its own.'
         )
-    shim = HeadShim(kind, settings)
     if isinstance(tok2vec, AlbertListener):
-        tok2vec.head = shim
-    return Model(
-        "albert-head", head_forward, layers=[tok2vec], shims=[shim], attrs={"dropout_rate": 0.0}
-    )
+        tok2vec.head = head
 
 
 def encoder_of(model: Model) -> EncoderShim:
@@ -291,6 +326,13 @@ def head_forward(
     return logits, backprop
 
 
+def vectors_forward(
+    readout: Vectors, model: Model, docs: Sequence[Doc], is_train: bool
+) -> tuple[list[Tensor], Callable]:
+    """Documents -> (1, H) or (1 + T, H) a document. There is nothing to learn."""
+    return answers_of(model.layers[0], docs, readout), lambda _: docs
+
+
 def answers_of(tok2vec: Model, docs: Sequence[Doc], readout: Readout) -> list[Tensor]:
     """Take what the encoder has already read out for a head, and have it read the rest.
 
@@ -301,9 +343,12 @@ def answers_of(tok2vec: Model, docs: Sequence[Doc], readout: Readout) -> list[Te
     """
     waiting = tok2vec.answers if isinstance(tok2vec, AlbertListener) else {}
     answers = [waiting.pop(doc, None) for doc in docs]
-    if readout.unit == "pieces":  # merged or split tokens need another look
-        answers = [a if a is not None and len(a) == len(d) else None for a, d in zip(answers, docs)]
-    missing = [i for i, answer in enumerate(answers) if answer is None]
+    missing = [
+        i
+        for i, (answer, doc) in enumerate(zip(answers, docs))
+        # merged or split tokens need another look
+        if answer is None or not readout.fits(answer, len(doc))
+    ]
     if missing:
         (found,) = read(tok2vec, [docs[i] for i in missing], [readout])
         for i, answer in zip(missing, found):

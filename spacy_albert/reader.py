@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .batching import Batch, batches, fill
 from .engine import Engine, is_out_of_memory
+from .heads import means
 from .modeling import Albert
 from .reading import Reading, Texts, prepare
 from .tokenization import Tokenizer
@@ -26,16 +27,23 @@ from .transfer import to_device
 class Readout(Protocol):
     """What a head does with states: a small function of each row, and how rows become answers."""
 
-    unit: str  # "pieces": called with each piece's state; "windows": with each window's [CLS] state
+    #: Whose states it is called with: those of the "pieces", of the [CLS] of "windows", the "means"
+    #: over the pieces that each window owns, or "all" pieces and then the [CLS] of all windows.
+    unit: str
 
     def __call__(self, states: Tensor) -> Tensor:
         """(N, H) -> (N, K), every row on its own."""
 
     def pool(self, rows: Tensor, reading: Reading) -> Tensor:
-        """(P, K) or (W, K), one row a unit -> one row for each of what the head is about."""
+        """(P, K), (W, K) or (P + W, K), one row a unit -> one row for each of what the head is
+        about.
+        """
 
     def split(self, rows: Tensor, reading: Reading) -> list[Tensor]:
         """What `pool` gave -> one tensor a document."""
+
+    def fits(self, answer: Tensor, n_tokens: int) -> bool:
+        """Whether what `split` gave is about a document of so many tokens."""
 
 
 class Reader:
@@ -112,8 +120,8 @@ class Reader:
 
         reading (Reading): From `prepare`.
         readouts (Sequence[Readout]): What to keep of the states.
-        RETURNS (list[Tensor]): For each readout its rows, (P, K) or (W, K), in text order, on the
-            device. On a GPU they may still be on their way.
+        RETURNS (list[Tensor]): For each readout its rows, one a unit, in text order, on the device.
+            On a GPU they may still be on their way.
         RAISES (MemoryError): If a single window does not fit into memory.
         """
         lengths = reading.window_stops - reading.window_starts + 2
@@ -123,7 +131,8 @@ class Reader:
         def read(windows: np.ndarray) -> list[tuple[Batch, list[Tensor]]]:
             return list(self._read_windows(reading, windows, readouts, lanes))
 
-        sizes = {"pieces": len(reading.ids), "windows": len(lengths)}
+        n_pieces, n_windows = len(reading.ids), len(lengths)
+        sizes = {"pieces": n_pieces, "all": n_pieces + n_windows}
         answers: list[Tensor] = []
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.engine.one_torch_thread(lanes))
@@ -133,11 +142,14 @@ class Reader:
                 parts = pool.map(torch.inference_mode()(read), ahead)
             for batch, found in chain.from_iterable(parts):
                 # Each batch at once to its place, as a long text has many
-                where = {"pieces": batch.owned, "windows": batch.windows}
+                both = np.concatenate([batch.owned, n_pieces + batch.windows])
+                where = {"pieces": batch.owned, "all": both}
                 for i, (readout, rows) in enumerate(zip(readouts, found)):
                     if i == len(answers):
-                        answers.append(rows.new_empty(sizes[readout.unit], rows.shape[1]))
-                    answers[i].index_copy_(0, to_device(where[readout.unit], rows.device), rows)
+                        size = sizes.get(readout.unit, n_windows)
+                        answers.append(rows.new_empty(size, rows.shape[1]))
+                    places = to_device(where.get(readout.unit, batch.windows), rows.device)
+                    answers[i].index_copy_(0, places, rows)
         return answers
 
     def _read_windows(
@@ -176,8 +188,23 @@ class Reader:
     def _read_batch(self, batch: Batch, readouts: Sequence[Readout], lanes: int) -> list[Tensor]:
         """Run ALBERT over one batch: for each readout the rows of its units."""
         states = self.engine(batch.ids, batch.lengths, lanes)  # (N, H)
-        seen = {
-            unit: states.index_select(0, to_device(rows, states.device))
-            for unit, rows in (("pieces", batch.owned_rows), ("windows", batch.cls_rows))
-        }
+        seen = {unit: look(states, batch, unit) for unit in {readout.unit for readout in readouts}}
         return [readout(seen[readout.unit]) for readout in readouts]
+
+
+def look(states: Tensor, batch: Batch, unit: str) -> Tensor:
+    """Take from the states of a batch what a readout is called with.
+
+    states (Tensor): (N, H).
+    batch (Batch): Where things are in it.
+    unit (str): What to take, as in Readout.
+    RETURNS (Tensor): One row a unit.
+    """
+    if unit == "means":
+        return means(to_device(batch.owned_rows, states.device), states, batch.owned_counts)
+    rows = {
+        "pieces": batch.owned_rows,
+        "windows": batch.cls_rows,
+        "all": np.concatenate([batch.owned_rows, batch.cls_rows]),
+    }
+    return states.index_select(0, to_device(rows[unit], states.device))

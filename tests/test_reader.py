@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spacy_albert.checkpoints import build_albert, load_checkpoint
 from spacy_albert.engine import choose_device
-from spacy_albert.heads import ClsStates, States, TextHead, TokenHead, widen
+from spacy_albert.heads import ClsStates, States, TextHead, TokenHead, Vectors, widen
 from spacy_albert.modeling import Albert, AlbertConfig
 from spacy_albert.reader import Reader
 from spacy_albert.reading import Reading, Texts
@@ -320,6 +320,37 @@ def test_document_scores_are_means_over_windows_weighted_by_owned_pieces(make_re
             assert_equal(score, total / sum(owned))
         else:  # a text without pieces has one window, which counts
             assert_equal(score, mine[0])
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_vectors_equal_slow_loops(make_reader, theirs, pooling, tokens):
+    reader, readout = make_reader(), Vectors(pooling, tokens)
+    reading = reader.prepare(batch(DOCS))
+    with torch.no_grad():
+        (rows,) = reader.read(reading, [readout])
+        pieces, cls = slow_states(theirs, reader, reading)
+    # What is kept between the batches: without tokens, no state of a piece
+    kept = {"means": len(cls), "windows": len(cls), "pieces": len(pieces)}
+    assert len(rows) == kept.get(readout.unit, len(cls) + len(pieces))
+    assert (len(rows) == len(cls)) is not tokens
+    of_tokens = iter(slow_pool(pieces, reading, "mean"))
+    window = 0
+    for doc, n_windows, found in zip(DOCS, reading.windows_per_doc, pooled(readout, rows, reading)):
+        edges = reading.window_edges[window : window + n_windows + 1]
+        mine = pieces[edges[0] : edges[-1]]
+        if pooling == "mean":
+            expected = mine.mean(0) if len(mine) else torch.zeros(CONFIG.hidden_size)
+        else:
+            owned = np.diff(edges).tolist() if len(mine) else [1]
+            states = cls[window : window + n_windows]
+            expected = sum(weight * row for weight, row in zip(owned, states)) / sum(owned)
+        assert_equal(found[0], expected)
+        assert len(found) == (1 + len(doc.starts) if tokens else 1)
+        for row in found[1:]:
+            state = next(of_tokens)
+            assert_equal(row, torch.zeros(CONFIG.hidden_size) if state is None else state)
+        window += n_windows
 
 
 def test_one_reading_serves_several_heads(make_reader):

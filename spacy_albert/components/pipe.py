@@ -143,6 +143,28 @@ class AlbertPipe(TrainablePipe):
     def _loaded(self) -> None:
         """Do what new settings or weights call for."""
 
+    def start_encoder(
+        self, nlp: Language | None, encoder: Callable[[EncoderShim], Any] | None
+    ) -> Model:
+        """See to it that the encoder which the component reads with has weights.
+
+        nlp (Language | None): The pipeline, whose config says where a shared encoder starts from.
+        encoder (Callable | None): Where an encoder of the component's own starts from.
+        RETURNS (Model): The encoder, or the listener to it.
+        RAISES (ValueError): If the component listens, and has none of its own.
+        """
+        tok2vec = self.model.layers[0]
+        if encoder is not None:
+            if isinstance(tok2vec, AlbertListener):
+                raise ValueError(
+                    f"Component {self.name!r} listens to a shared encoder and has none of its own "
+                    "to initialize. Move `encoder` to the [initialize] block of that component."
+                )
+            encoder(encoder_of(tok2vec))
+        if isinstance(tok2vec, AlbertListener) and nlp is not None:
+            tok2vec.connected().require_weights(nlp)
+        return tok2vec
+
 
 class AlbertHead(AlbertPipe):
     """A head: classes with names, on an encoder that it shares or owns."""
@@ -253,16 +275,7 @@ class AlbertHead(AlbertPipe):
         DOCS: https://spacy.io/api/pipe#initialize
         """
         validate_get_examples(get_examples, f"{type(self).__name__}.initialize")
-        tok2vec = self.model.layers[0]
-        if encoder is not None:
-            if isinstance(tok2vec, AlbertListener):
-                raise ValueError(
-                    f"Component {self.name!r} listens to a shared encoder and has none of its own "
-                    "to initialize. Move `encoder` to the [initialize] block of that component."
-                )
-            encoder(encoder_of(tok2vec))
-        if isinstance(tok2vec, AlbertListener) and nlp is not None:
-            tok2vec.connected().require_weights(nlp)
+        tok2vec = self.start_encoder(nlp, encoder)
         if labels is None:
             labels = sorted({label for eg in get_examples() for label in self.labels_of(eg)})
         for label in labels:
