@@ -11,6 +11,7 @@ import spacy
 from spacy.language import Language
 from spacy.tokens import Doc
 
+from .embeddings import add_embedding, refuse_embedding
 from .errors import JobError
 from .inputs import is_text
 from .outputs import Outputs
@@ -31,6 +32,9 @@ class Annotator:
     text_column (str): The column that holds the texts.
     max_chars (int): A longer text is an error of its row.
     code (str | Path | None): A Python file with registered functions, as for `spacy train --code`.
+    embedding (str | None): "mean" or "cls": write vectors of the documents, too, from the encoder
+        that the pipeline has.
+    embedding_type (str | None): "float32", which is the default, or "float16".
     """
 
     def __init__(
@@ -40,11 +44,15 @@ class Annotator:
         text_column: str = "text",
         max_chars: int = 10_000_000,
         code: str | Path | None = None,
+        embedding: str | None = None,
+        embedding_type: str | None = None,
     ) -> None:
+        refuse_embedding(embedding, embedding_type)
         self.pipeline, self.code = find_pipeline(pipeline)[0], code
-        self.text_column, self.max_chars = text_column, max_chars
+        self.text_column, self.max_chars, self.embedding = text_column, max_chars, embedding
         self.nlp = load_pipeline(self.pipeline, code)
-        self.outputs = Outputs.of(self.nlp)
+        add_embedding(self.nlp, embedding)
+        self.outputs = Outputs.of(self.nlp, embedding_type)
         # rows have a limit of their own, which is an error of the row and not of the batch
         self.nlp.max_length = 2**31
         self.warm = False
@@ -159,6 +167,7 @@ class Annotator:
     @cached_property
     def _without_gpu(self) -> Language:
         nlp = load_pipeline(self.pipeline, self.code, device="cpu")
+        add_embedding(nlp, self.embedding)
         nlp.max_length = self.nlp.max_length
         return nlp
 

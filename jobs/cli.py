@@ -38,6 +38,20 @@ def annotate_cli(
     max_chars: int = typer.Option(
         10_000_000, "--max-chars", help="Texts with more characters become errors of their rows."
     ),
+    embedding: Optional[str] = typer.Option(
+        None,
+        "--embedding",
+        metavar="mean|cls",
+        help="Write a vector of each document, too, from the encoder of the pipeline: the mean "
+        "over its pieces, or over the [CLS] of its windows. Default: none, unless the pipeline has "
+        "an albert_vectors.",
+    ),
+    embedding_type: Optional[str] = typer.Option(
+        None,
+        "--embedding-type",
+        metavar="float32|float16",
+        help="What these vectors are written as. Default: float32.",
+    ),
     overwrite: bool = typer.Option(
         False, "--overwrite", "-F", help="Remove what an earlier job wrote to OUTPUT, begin again."
     ),
@@ -128,6 +142,8 @@ def annotate_cli(
             keep=None if keep is None else [name for name in keep.split(",") if name],
             partition_by=[name for name in partition_by.split(",") if name],
             max_chars=max_chars,
+            embedding=embedding,
+            embedding_type=embedding_type,
             limit=limit,
             overwrite=overwrite,
             allow=allow,

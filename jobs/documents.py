@@ -14,6 +14,7 @@ from spacy.tokens import Doc, SpanGroup
 from spacy.vocab import Vocab
 
 import spacy_albert.components.pipe  # noqa: F401 (registers ent._.score and doc._.n_windows)
+from spacy_albert.hooks import hook_vectors
 
 from .annotator import as_bytes
 from .errors import JobError
@@ -28,7 +29,7 @@ BATCH_ROWS, BATCH_BYTES = 256, 2 << 20
 #: What to do with rows that could not be annotated.
 POLICIES = ("skip", "raise", "keep")
 #: The columns that become part of a document, beside that of the texts.
-IN_DOC = ("ents", "cats", "n_tokens", "n_windows")
+IN_DOC = ("ents", "cats", "n_tokens", "n_windows", "embedding")
 
 
 @overload
@@ -62,9 +63,9 @@ def read_docs(
     spans_key: str | None = "ner",
 ) -> Iterator[Doc] | Iterator[tuple[Doc, dict[str, Any]]]:
     """Stream the documents of a finished job, as its pipeline left them: with `doc.ents`,
-    `ent._.score`, `doc.cats` and `doc._.n_windows`, as far as it wrote them. They come in the order
-    of the input; if the output is partitioned, shard after shard, and in a shard one value after
-    the other.
+    `ent._.score`, `doc.cats`, `doc._.n_windows` and `doc.vector`, as far as it wrote them. They
+    come in the order of the input; if the output is partitioned, shard after shard, and in a shard
+    one value after the other.
 
     The output holds no tokens, so the texts are tokenized anew. Every row is checked: it must have
     as many tokens as it had when it was annotated, and its entities must begin and end with tokens.
@@ -104,9 +105,9 @@ def read_docs(
             "goes on with it."
         )
     maker = DocMaker(tokenizer_of(vocab), spans_key)
-    in_row = [name for name in plan.schema.names if name not in (text_column, *IN_DOC)]
-    wanted = [name for name in plan.schema.names if name in IN_DOC]
-    rows = read_rows(folder, plan, text_column, wanted + (in_row if as_tuples else ["error"]))
+    written = [field.name for field in plan.outputs.fields() if field.name in IN_DOC]
+    in_row = [name for name in plan.schema.names if name not in (text_column, *written)]
+    rows = read_rows(folder, plan, text_column, written + (in_row if as_tuples else ["error"]))
     docs = documents(rows, maker, errors)
     if as_tuples:
         return ((doc, {name: row.values[name] for name in in_row}) for doc, row in docs)
@@ -204,6 +205,9 @@ class DocMaker:
                 doc.cats[label] = score
         if "n_windows" in values:
             doc._.n_windows = values["n_windows"]
+        if "embedding" in values:
+            doc._.vector = np.array(values["embedding"], dtype="f")
+            hook_vectors(doc)
         return doc
 
     def _add_entities(self, doc: Doc, entities: list[dict[str, Any]]) -> None:

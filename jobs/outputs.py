@@ -7,6 +7,7 @@ import pyarrow as pa
 from spacy.language import Language
 from spacy.tokens import Doc, Span
 
+from .embeddings import Embedding
 from .errors import JobError
 
 #: Offsets count characters (code points) of the text column.
@@ -30,20 +31,23 @@ class Outputs:
     classes (tuple[str, ...]): The labels in `doc.cats`.
     exclusive (tuple[str, ...]): Those of them of which one applies to each document.
     windows (bool): Whether it counts the windows that a text was read in.
+    embedding (Embedding | None): The column of vectors, if it makes some.
     """
 
     ents: bool
     classes: tuple[str, ...]
     exclusive: tuple[str, ...]
     windows: bool
+    embedding: Embedding | None = None
 
     @classmethod
-    def of(cls, nlp: Language) -> "Outputs":
+    def of(cls, nlp: Language, embedding_type: str | None = None) -> "Outputs":
         """Find out what a pipeline writes, from what its components say they assign.
 
         nlp (Language): The pipeline.
+        embedding_type (str | None): What vectors are to be written as; None for float32.
         RETURNS (Outputs): Its annotations.
-        RAISES (JobError): If it writes neither entities nor classes.
+        RAISES (JobError): If it writes neither entities nor classes nor vectors.
         """
         assigned = {name: nlp.get_pipe_meta(name).assigns for name in nlp.pipe_names}
         factories = {name: nlp.get_pipe_meta(name).factory for name in nlp.pipe_names}
@@ -56,20 +60,23 @@ class Outputs:
             # of two such components, neither has the one best label
             exclusive=tuple(labels[exclusive[0]]) if len(exclusive) == 1 else (),
             windows=any("doc._.n_windows" in names for names in assigned.values()),
+            embedding=Embedding.of(nlp, embedding_type),
         )
-        if not outputs.ents and not outputs.classes:
+        if not outputs.ents and not outputs.classes and not outputs.embedding:
             raise JobError(
                 "The pipeline has no annotations to write: none of its components "
                 f"({', '.join(nlp.pipe_names) or 'it has none'}) assigns doc.ents, or assigns "
-                "doc.cats and has labels. A component of your own says what it assigns with "
-                '@Language.component("name", assigns=["doc.ents"]).'
+                "doc.cats and has labels, or is an albert_vectors. A component of your own says "
+                'what it assigns with @Language.component("name", assigns=["doc.ents"]). Where '
+                "there is an `albert`, --embedding mean has vectors written."
             )
         return outputs
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Outputs":
         lists = {"classes": tuple(values["classes"]), "exclusive": tuple(values["exclusive"])}
-        return cls(**{**values, **lists})
+        vectors = values.get("embedding")  # plans of earlier versions know of none
+        return cls(**{**values, **lists, "embedding": vectors and Embedding(**vectors)})
 
     def fields(self) -> list[pa.Field]:
         """The columns, in the order in which they follow the kept ones.
@@ -86,6 +93,8 @@ class Outputs:
         fields.append(pa.field("n_tokens", pa.int32()))
         if self.windows:
             fields.append(pa.field("n_windows", pa.int32()))
+        if self.embedding:
+            fields.append(self.embedding.field())
         fields.append(pa.field("error", pa.string()))
         return fields
 
@@ -95,7 +104,8 @@ class Outputs:
         doc (Doc): The document.
         text (str): The text it was made from.
         RETURNS (dict[str, Any]): A value for every column of `fields`.
-        RAISES (ValueError): If an entity is not where it says, or a class has no column.
+        RAISES (ValueError): If an entity is not where it says, a class has no column, or a vector
+            is missing.
         """
         row: dict[str, Any] = {"n_tokens": len(doc), "error": None}
         if self.ents:
@@ -109,6 +119,8 @@ class Outputs:
             row["cat"] = max(scores, key=scores.__getitem__) if scores else None
         if self.windows:
             row["n_windows"] = doc._.n_windows
+        if self.embedding:
+            row["embedding"] = self.embedding.value(doc)
         return row
 
 

@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
@@ -228,8 +228,10 @@ class Page:
         found = ["entities"] if self.plan.outputs.ents else []
         if classes := len(self.plan.outputs.classes):
             found.append(plural(classes, "class", "classes"))
+        if vectors := self.plan.outputs.embedding:
+            found.append(f"vectors of {vectors.width:,} numbers")
         rows = plural(self.plan.rows, "document")
-        said = f"<p>{rows} in {plural(files, 'file')}, annotated with {' and '.join(found)}.</p>"
+        said = f"<p>{rows} in {plural(files, 'file')}, annotated with {enumerated(found)}.</p>"
         if self.state.finished and self.state.whole:
             return f'{said}<p class="state done">Finished {self.state.written(SUCCESS)}</p>'
         why = "The job has not finished: its command, given again, goes on with it."
@@ -444,11 +446,17 @@ class Page:
             "Partitioned by": ", ".join(map(code, plan.partition_by)),
             "Limit": plural(options["limit"], "row") if options["limit"] else "",
             "Longest text": plural(options["max_chars"], "character"),
+            "Embedding": self.embedding(),
             "Planned": self.state.written(PLAN),
             "Finished": self.state.written(SUCCESS) if self.state.finished else "",
         }
         lines = (f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in items.items() if v)
         return card(f'<dl class="facts">{"".join(lines)}</dl>')
+
+    def embedding(self) -> str:
+        """What the column of vectors is."""
+        vectors = self.plan.outputs.embedding
+        return f"{vectors.pooling}, {vectors.width:,} numbers, {vectors.type}" if vectors else ""
 
 
 def how_counted(names: Names) -> str:
@@ -495,6 +503,10 @@ def place(row: int, path: str) -> str:
 
 def shortened(name: str) -> str:
     return name if len(name) < NAME_CHARACTERS else f"{name} …"
+
+
+def enumerated(items: Sequence[str]) -> str:
+    return " and ".join([", ".join(items[:-1]), *items[-1:]] if len(items) > 1 else items)
 
 
 def plural(number: int, one: str, many: str = "") -> str:

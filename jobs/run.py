@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from .annotator import find_pipeline, load_pipeline
 from .claim import Claim
+from .embeddings import add_embedding, refuse_embedding
 from .errors import KINDS, JobError
 from .inputs import BadFile, InputFile, Selection, kept_columns, plain, read_footers, select
 from .outputs import Outputs
@@ -52,6 +53,8 @@ def annotate(
     keep: Sequence[str] | None = None,
     partition_by: Sequence[str] = (),
     max_chars: int = 10_000_000,
+    embedding: str | None = None,
+    embedding_type: str | None = None,
     limit: int | None = None,
     overwrite: bool = False,
     allow: Sequence[str] = (),
@@ -84,6 +87,9 @@ def annotate(
     keep (Sequence[str] | None): The input columns to write; None for all.
     partition_by (Sequence[str]): Kept columns by whose values the output is divided into folders.
     max_chars (int): A longer text is an error of its row.
+    embedding (str | None): "mean" or "cls": write vectors of the documents, too, from the encoder
+        that the pipeline has. None writes them if it has an albert_vectors.
+    embedding_type (str | None): "float32", which is the default, or "float16".
     limit (int | None): Annotate only the first so many rows.
     overwrite (bool): Remove what an earlier job wrote to the output folder and begin again.
     allow (Sequence[str]): In what this run may differ from the one it takes up: some of plan.KINDS.
@@ -107,6 +113,7 @@ def annotate(
     RAISES (JobError): If something is wrong with what was asked for, or shards could not be done.
     """
     started = time.monotonic()
+    refuse_embedding(embedding, embedding_type)
     options = {
         "text_column": text_column,
         "keep": None if keep is None else list(dict.fromkeys(keep)),
@@ -114,6 +121,8 @@ def annotate(
         "max_chars": max_chars,
         "limit": limit,
         "shard_bytes": shard_bytes,
+        "embedding": embedding,
+        "embedding_type": embedding_type or (embedding and "float32"),
     }
     sizes = {
         "workers": workers,
@@ -277,7 +286,7 @@ def prepare(
     plan = earlier
     if plan is None or different:
         kept = pa.schema(kept_columns(files, options["keep"]))
-        outputs = read_outputs(to_load, code)
+        outputs = read_outputs(to_load, code, options["embedding"], options["embedding_type"])
         refuse_collisions(kept, outputs)
         refuse_partitions(kept, options["partition_by"])
         claim.take()
@@ -349,11 +358,15 @@ def go_on(
     return plan
 
 
-def read_outputs(pipeline: str, code: Path | None) -> Outputs:
+def read_outputs(
+    pipeline: str, code: Path | None, embedding: str | None, embedding_type: str | None
+) -> Outputs:
     """Load a pipeline to see that it loads and what it writes.
 
     pipeline (str): What `spacy.load` takes.
     code (Path | None): The code file.
+    embedding (str | None): What vectors are to be the means of, if it is to make some.
+    embedding_type (str | None): What they are to be written as.
     RETURNS (Outputs): Its annotations.
     RAISES (JobError): If it does not load, or writes no annotations.
     """
@@ -364,7 +377,8 @@ def read_outputs(pipeline: str, code: Path | None) -> Outputs:
             f"The pipeline {pipeline} cannot be loaded: {error}\n"
             "If it has components of your own, give the file that registers them with --code."
         ) from error
-    return Outputs.of(nlp)
+    add_embedding(nlp, embedding)
+    return Outputs.of(nlp, embedding_type)
 
 
 def refuse_partitions(kept: pa.Schema, columns: Sequence[str]) -> None:

@@ -145,7 +145,8 @@ class Tally:
         RAISES (JobError): If a file cannot be read.
         """
         total = sum(receipt.rows for receipt in receipts.values())
-        columns = [self.text_column, *(field.name for field in self.plan.outputs.fields())]
+        names = [field.name for field in self.plan.outputs.fields()]
+        columns = [self.text_column, *(name for name in names if name != "embedding")]
         parts, _ = self.plan.sort(output.files())
         paths = [(receipts[name], path) for name in receipts for path in parts[name]]
         for receipt, path in paths:

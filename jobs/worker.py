@@ -223,8 +223,14 @@ class Worker:
         self.job, self.report, self.mark = job, report, mark
         self.schema = pa.schema([*job.kept, *job.outputs.fields()])
         self.counts, self.said = [0, 0, 0], time.monotonic()
+        vectors = job.outputs.embedding
         self.annotator = Annotator(
-            job.pipeline, text_column=job.text_column, max_chars=job.max_chars, code=job.code
+            job.pipeline,
+            text_column=job.text_column,
+            max_chars=job.max_chars,
+            code=job.code,
+            embedding=vectors.pooling if vectors else None,
+            embedding_type=vectors.type if vectors else None,
         )
 
     def annotate(self, shard: Shard, attempt: Attempt = FIRST) -> None:
