@@ -1,5 +1,10 @@
 """The training configs: complete, the same as those that ship, and they train."""
 
+import csv
+import re
+import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +21,7 @@ import spacy_albert_pipelines
 from spacy_albert.checkpoints import load_checkpoint, save_checkpoint
 from spacy_albert.cli import albert_cli
 from spacy_albert.configs import training_config
+from spacy_albert.corpora import TableCorpus
 from spacy_albert.modeling import Albert, AlbertConfig
 
 SHIPPED = {
@@ -87,6 +93,61 @@ def test_rate_and_dropout_fit_the_width(width, rate, dropout, tmp_path):
     start = config["initialize"]["components"]["albert"]["encoder"]
     assert start.get("dropout") == dropout
     assert config["training"]["optimizer"]["learn_rate"]["initial_rate"] == rate
+
+
+def test_the_sentiment_recipe_is_a_textcat_that_reads_tables(tmp_path):
+    path = spacy_albert_pipelines.resolve("sentiment.cfg")
+    expected = training_config(["textcat"])
+    for split in ("train", "dev"):
+        expected["corpora"][split] = {
+            "@readers": "spacy-albert.TableCorpus.v1",
+            "path": f"${{paths.{split}}}",
+            **dict.fromkeys(["labels", "separator", "label_names", "delimiter"]),
+            "text": "text",
+            "label": "label",
+            "quotes": True,
+            "limit": 0,
+        }
+    training = expected["training"]
+    training |= {"accumulate_gradient": 2, "patience": 1000}
+    training |= {"max_steps": 2500, "eval_frequency": 250}
+    training["batcher"] = {
+        "@batchers": "spacy.batch_by_sequence.v1", "size": 16, "get_length": None
+    }  # fmt: skip
+    training["optimizer"]["learn_rate"]["warmup_steps"] = 250
+    assert Config().from_disk(path, interpolate=False) == expected
+    # a pattern of tables, with a review of several windows
+    for name, praise in (("sentences", "good"), ("reviews", "A good film, she said. " * 120)):
+        rows = [("text", "label"), (praise, "POS"), (praise.replace("good", "bad"), "NEG")]
+        with (tmp_path / f"{name}_train.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
+    table = str(tmp_path / "*_train.csv")
+    short = {"training.max_steps": 2, "training.eval_frequency": 1}
+    short |= {"paths.train": table, "paths.dev": table}
+    train(path, tmp_path / "out", overrides=short)
+    doc = spacy.load(tmp_path / "out" / "model-last")(praise)
+    assert set(doc.cats) == {"POS", "NEG"}
+    assert doc._.n_windows > 1
+
+
+def test_the_tables_of_the_recipe_are_those_of_the_embedded_pipeline(shared_data, tmp_path):
+    """No sentence that the embedded encoder has learned from is in a test split."""
+    for name in ("sentence_polarity", "movie_reviews"):
+        (tmp_path / f"{name}.zip").symlink_to(shared_data / name / f"{name}.zip")
+    page = Path(__file__).parents[1] / "docs" / "training.md"
+    (script,) = re.findall(r"^```python\n(import csv.*?)^```$", page.read_text(), re.M | re.S)
+    (tmp_path / "script.py").write_text(script)
+    subprocess.run([sys.executable, "script.py"], cwd=tmp_path, check=True)
+    nlp = spacy.blank("en")
+    corpora = runpy.run_path(str(page.parents[1] / "pipelines" / "en_albert_sm" / "corpora.py"))
+    for split, docs in corpora["sentence_polarity"](shared_data, nlp).items():
+        found = TableCorpus(tmp_path / "corpora" / f"sentences_{split}.csv").docs(nlp)
+        assert [(doc.text, doc.cats) for doc in found] == [(d.text, d.cats) for d in docs]
+    counts = {"train": 1600, "dev": 200, "test": 200}
+    for split, number in counts.items():
+        docs = list(TableCorpus(tmp_path / "corpora" / f"reviews_{split}.csv").docs(nlp))
+        assert len(docs) == number
+        assert sum(doc.cats["POSITIVE"] for doc in docs) == number / 2
 
 
 @pytest.fixture
