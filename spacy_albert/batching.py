@@ -45,11 +45,15 @@ def cut(lengths: list[int], budget: int) -> list[int]:
 
 
 class Batch(NamedTuple):
-    """Windows as ALBERT reads them, flat: window after window, [CLS] text [SEP] each."""
+    """Windows as ALBERT reads them, flat: window after window, [CLS] text [SEP] each; where two
+    texts are read together, [CLS] first text [SEP] text [SEP].
+    """
 
     windows: np.ndarray  # (B,) the numbers of the windows in the reading
     ids: np.ndarray  # (N,) piece ids
+    segments: np.ndarray | None  # (N,) 1 where the second text is; None: there is but one
     lengths: np.ndarray  # (B,) pieces of each window; they sum to N
+    text_starts: np.ndarray  # (B,) positions in each window before its text
     cls_rows: np.ndarray  # (B,) rows of [CLS]
     owned_rows: np.ndarray  # (O,) rows of the pieces that their window owns
     owned: np.ndarray  # (O,) the numbers of these pieces in the reading
@@ -65,15 +69,26 @@ def fill(reading: Reading, windows: np.ndarray, tokenizer: Tokenizer) -> Batch:
     RETURNS (Batch): The batch.
     """
     starts, stops = reading.window_starts[windows], reading.window_stops[windows]
-    lengths = stops - starts + 2
+    lengths, text_starts = reading.lengths[windows], reading.text_starts[windows]
     ends = np.cumsum(lengths)
     cls_rows = ends - lengths
-    # Row r of window w shows piece r - cls_rows[w] - 1 + starts[w]
+    # Row r of window w shows piece r - text_rows[w] + starts[w]
+    text_rows = cls_rows + text_starts
     ids = np.empty(ends[-1], dtype=np.int32)
-    ids[expand(cls_rows + 1, lengths - 2)] = reading.ids[expand(starts, lengths - 2)]
+    ids[expand(text_rows, stops - starts)] = reading.ids[expand(starts, stops - starts)]
     ids[cls_rows] = tokenizer.cls_id
     ids[ends - 1] = tokenizer.sep_id
+    segments = None
+    if reading.firsts is not None:
+        first_starts = reading.firsts.starts[windows]
+        counts = text_starts - 2
+        ids[expand(cls_rows + 1, counts)] = reading.firsts.ids[expand(first_starts, counts)]
+        ids[text_rows - 1] = tokenizer.sep_id
+        segments = np.zeros(ends[-1], dtype=np.int32)
+        segments[expand(text_rows, ends - text_rows)] = 1
     first, last = reading.window_edges[windows], reading.window_edges[windows + 1]
     owned = expand(first, last - first)
-    owned_rows = expand(cls_rows + 1 + first - starts, last - first)
-    return Batch(windows, ids, lengths, cls_rows, owned_rows, owned, last - first)
+    owned_rows = expand(text_rows + first - starts, last - first)
+    return Batch(
+        windows, ids, segments, lengths, text_starts, cls_rows, owned_rows, owned, last - first
+    )

@@ -161,19 +161,27 @@ class Engine:
         self._budget = batch_pieces
         logger.info("ALBERT runs in %s: %s.", self.choice, self.choice.why)
 
-    def __call__(self, ids: np.ndarray, lengths: np.ndarray, lanes: int = 1) -> Tensor:
+    def __call__(
+        self,
+        ids: np.ndarray,
+        lengths: np.ndarray,
+        lanes: int = 1,
+        segments: np.ndarray | None = None,
+    ) -> Tensor:
         """Compute the last hidden state of every piece.
 
         ids (np.ndarray): Piece ids, window after window, (P,).
         lengths (np.ndarray): Pieces in each window, (B,); they sum to P.
         lanes (int): How many calls there may be at a time, in Python threads of their own.
+        segments (np.ndarray | None): Segment of each piece, (P,); None puts all in segment 0.
         RETURNS (Tensor): Hidden states, (P, H), on the device.
         """
         executor = self._trainer if torch.is_grad_enabled() else self._current(lanes)
         starts = np.cumsum(lengths) - lengths
         positions = np.arange(len(ids)) - np.repeat(starts, lengths)
-        both = to_device(np.stack([ids, positions]).astype(np.int32), self.device)  # (2, P)
-        return executor(executor.embed(*both), lengths)
+        numbers = [ids, positions] if segments is None else [ids, positions, segments]
+        sent = to_device(np.stack(numbers).astype(np.int32), self.device)  # (2 or 3, P)
+        return executor(executor.embed(*sent), lengths)
 
     def __getstate__(self) -> dict:
         # what OpenVINO compiled stays in its process

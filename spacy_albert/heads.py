@@ -5,17 +5,82 @@ encoder is computing. `pool` makes rows of tokens, or of documents, once all bat
 `split` hands each document its own. Indices are made with numpy, which on a GPU costs no waiting.
 """
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
+from spacy.tokens import Doc
 from torch import Tensor, nn
 
 from .modeling import ClassifierHead
 from .reading import Reading, first_entries
+from .texts import texts_of
 from .transfer import to_device
 
 
-class TokenHead(nn.Module):
+class Head(nn.Module):
+    """What heads have in common: they read documents alone, and learn from what they answer."""
+
+    unit: str
+    classifier: ClassifierHead
+    #: Whether documents are read together with something else, and what that is, for one of them.
+    reads_alone = False
+    inputs: Callable[[Doc], Any]
+
+    def prepare(self, reader: Any, docs: Sequence[Doc]) -> Reading:
+        """Say how documents are to be read.
+
+        reader (Reader): The reader.
+        docs (Sequence[Doc]): The documents.
+        RETURNS (Reading): Everything needed to read them.
+        """
+        return reader.prepare(texts_of(docs))
+
+    def pool(self, rows: Tensor, reading: Reading) -> Tensor:
+        """One row a unit -> the same."""
+        return rows
+
+    def split(self, rows: Tensor, reading: Reading) -> list[Any]:
+        """What `pool` gave -> one tensor a document."""
+        raise NotImplementedError
+
+    def fits(self, answer: Any, doc: Doc) -> bool:
+        """RETURNS (bool): Whether an answer is still about the document; merged or split tokens
+        need another look, where they matter.
+        """
+        return True
+
+    @property
+    def learns_from(self) -> str:
+        """RETURNS (str): The unit whose states `learn` takes."""
+        return self.unit
+
+    def learn(self, states: Tensor, reading: Reading) -> list[Any]:
+        """Answer in training.
+
+        states (Tensor): The states of all units, (U, H).
+        reading (Reading): How the documents were read.
+        RETURNS (list): What `split` gives, with the graph.
+        """
+        return self.split(self.pool(self(states), reading), reading)
+
+    def set_dropout(self, rate: float) -> None:
+        """Set the dropout before the last layer, in training.
+
+        rate (float): The share of what is dropped.
+        """
+        self.classifier.dropout = rate
+
+    @staticmethod
+    def sizes(weights: Mapping[str, Tensor]) -> tuple[int, int]:
+        """RETURNS (tuple[int, int]): The width of the states and the number of classes."""
+        n_classes, hidden_size = weights["classifier.weight"].shape
+        return hidden_size, n_classes
+
+
+class TokenHead(Head):
     """Class scores for every token.
 
     As `AlbertForTokenClassification`: dropout and one linear layer on each state. The layer is
@@ -49,12 +114,12 @@ class TokenHead(nn.Module):
         """(T, K) -> (T, K) for each document."""
         return list(rows.split(reading.tokens_per_doc.tolist()))
 
-    def fits(self, answer: Tensor, n_tokens: int) -> bool:
+    def fits(self, answer: Tensor, doc: Doc) -> bool:
         """RETURNS (bool): Whether there is a row for each token."""
-        return len(answer) == n_tokens
+        return len(answer) == len(doc)
 
 
-class TextHead(nn.Module):
+class TextHead(Head):
     """Class scores for a document.
 
     As `AlbertForSequenceClassification`: the pooler (a linear layer and tanh on the [CLS] state),
@@ -87,12 +152,8 @@ class TextHead(nn.Module):
         """(D, K) -> (K,) for each document."""
         return list(rows)
 
-    def fits(self, answer: Tensor, n_tokens: int) -> bool:
-        """RETURNS (bool): True: the tokens do not matter."""
-        return True
 
-
-class States(nn.Module):
+class States(Head):
     """The states themselves, one row a token: what spaCy's own components train on."""
 
     unit = "pieces"
@@ -109,12 +170,12 @@ class States(nn.Module):
         """(T, H) -> (T, H) for each document."""
         return list(rows.split(reading.tokens_per_doc.tolist()))
 
-    def fits(self, answer: Tensor, n_tokens: int) -> bool:
+    def fits(self, answer: Tensor, doc: Doc) -> bool:
         """RETURNS (bool): Whether there is a row for each token."""
-        return len(answer) == n_tokens
+        return len(answer) == len(doc)
 
 
-class ClsStates(nn.Module):
+class ClsStates(Head):
     """The state of [CLS] in every window."""
 
     unit = "windows"
@@ -123,20 +184,36 @@ class ClsStates(nn.Module):
         """(W, H) -> (W, H)."""
         return states
 
-    def pool(self, rows: Tensor, reading: Reading) -> Tensor:
-        """(W, H) -> (W, H)."""
-        return rows
-
     def split(self, rows: Tensor, reading: Reading) -> list[Tensor]:
         """(W, H) -> the windows of each document."""
         return list(rows.split(reading.windows_per_doc.tolist()))
 
-    def fits(self, answer: Tensor, n_tokens: int) -> bool:
-        """RETURNS (bool): True: the tokens do not matter."""
-        return True
+
+class PositionStates(Head):
+    """The state of every position in every window, [CLS] and [SEP] included."""
+
+    unit = "positions"
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(R, H) -> (R, H)."""
+        return states
 
 
-class Vectors(nn.Module):
+class PairHead(TextHead):
+    """Class scores, or one number, for a document and the text that belongs to it.
+
+    As `AlbertForSequenceClassification`. The first segment is the document, `inputs` gives the
+    second. Of texts that are read in windows, the logits are weighted as in TextHead.
+    """
+
+    reads_alone = True
+
+    def prepare(self, reader: Any, docs: Sequence[Doc]) -> Reading:
+        """Say how documents are to be read, each with its second text."""
+        return reader.prepare_pairs([doc.text for doc in docs], list(map(self.inputs, docs)))
+
+
+class Vectors(Head):
     """One vector a document, and on request one a token.
 
     A document's is the mean over its pieces, each as it is in the window that shows most of its
@@ -179,9 +256,9 @@ class Vectors(nn.Module):
         tokens = rows[n_docs:].split(reading.tokens_per_doc.tolist())
         return [torch.cat(both) for both in zip(docs, tokens)]
 
-    def fits(self, answer: Tensor, n_tokens: int) -> bool:
+    def fits(self, answer: Tensor, doc: Doc) -> bool:
         """RETURNS (bool): Whether there is a row for each token that is to have one."""
-        return len(answer) == 1 + n_tokens * self.tokens
+        return len(answer) == 1 + len(doc) * self.tokens
 
 
 def pool_windows(rows: Tensor, reading: Reading) -> Tensor:
@@ -189,11 +266,14 @@ def pool_windows(rows: Tensor, reading: Reading) -> Tensor:
 
     rows (Tensor): (W, K), one row a window.
     reading (Reading): Says which windows a document has.
-    RETURNS (Tensor): (D, K), the means, weighted by the pieces that each window owns.
+    RETURNS (Tensor): (D, K), the means, weighted by the pieces that each window owns, of both texts
+        if there are two.
     """
     n_docs = len(reading.windows_per_doc)
     docs = np.repeat(np.arange(n_docs), reading.windows_per_doc)  # (W,)
     owned = np.maximum(np.diff(reading.window_edges), 1)  # (W,)
+    if reading.firsts is not None:
+        owned = owned * np.maximum(reading.firsts.owned, 1)
     weights = owned / np.bincount(docs, owned, n_docs)[docs]  # (W,)
     if rows.dtype != torch.float64:
         weights = weights.astype(np.float32)

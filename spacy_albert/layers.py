@@ -9,68 +9,95 @@ goes backward once.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from spacy.tokens import Doc
 from thinc.api import Model
 from torch import Tensor
 
-from .heads import ClsStates, States, Vectors
-from .reader import Readout
+from .heads import ClsStates, Head, PositionStates, States, Vectors
+from .reader import Reader, Readout
 from .reading import Reading
 from .shims import EncoderShim, HeadShim
-from .texts import texts_of
 from .transfer import to_cpu
 
 
 class Gradient(NamedTuple):
-    """The gradient of a head's loss by its logits: of the sum, which adds up from batch to batch
-    of a step, and of how many terms.
+    """The gradient of a head's loss: of the sum, which adds up from batch to batch of a step, and
+    of how many terms.
     """
 
     by_doc: list[Tensor]
     n_terms: int
+    of: list[Tensor] | None = None  # what it is the gradient by; None: the logits of each document
+
+
+class Pass(NamedTuple):
+    """One passage of documents through the encoder, with the graph of that."""
+
+    reading: Reading
+    roots: dict[str, Tensor]  # states by unit
+
+
+#: What is kept of the states in training, for heads that take them.
+STATES: dict[str, Head] = {
+    "pieces": States(),
+    "windows": ClsStates(),
+    "positions": PositionStates(),
+}
 
 
 class Activations:
-    """What the encoder made of a training batch, and the way back into it."""
+    """What the encoder makes of a training batch, and the way back into it.
 
-    def __init__(
-        self,
-        encoder: EncoderShim,
-        docs: Sequence[Doc],
-        reading: Reading,
-        pieces: Tensor,
-        windows: Tensor,
-    ):
+    It reads when the first head asks: once for all heads that take documents as they are, and once
+    for each that takes them together with something else.
+    """
+
+    def __init__(self, encoder: EncoderShim, docs: Sequence[Doc], is_train: bool):
         """Cut the graph between encoder and heads.
 
         encoder (EncoderShim): The encoder.
-        docs (Sequence[Doc]): The documents read.
-        reading (Reading): How they were read.
-        pieces (Tensor): State of each piece, (P, H).
-        windows (Tensor): State of [CLS] in each window, (W, H).
+        docs (Sequence[Doc]): The documents to read.
+        is_train (bool): Whether the encoder itself is being trained.
         """
         self.docs = list(docs)
-        self.reading = reading
+        self.is_train = is_train
         #: Of how many terms of its loss each head's gradient is the sum.
         self.n_terms: Counter[Readout] = Counter()
         self._encoder = encoder
-        self._roots = {"pieces": pieces, "windows": windows}
-        self._leaves: list[tuple[Readout, Tensor]] = []  # one a head, as heads differ in terms
+        self._passes: dict[Readout | None, Pass] = {}
+        # one leaf a head, as heads differ in terms
+        self._leaves: list[tuple[Readout, Tensor, Tensor]] = []
 
-    def apply(self, readout: Readout) -> list[Tensor]:
+    def apply(self, readout: Head) -> list[Any]:
         """Compute a head's answers, ready to be differentiated.
 
-        readout (Readout): The head.
-        RETURNS (list[Tensor]): One tensor a document.
+        readout (Head): The head.
+        RETURNS (list): One tensor a document, or what else the head gives.
         """
-        leaf = self._roots[readout.unit].detach().requires_grad_()
-        self._leaves.append((readout, leaf))
-        rows = readout.pool(readout(leaf), self.reading)
-        return readout.split(rows, self.reading)
+        reading, roots = self._read(readout)
+        root = roots[readout.learns_from]
+        leaf = root.detach().requires_grad_()
+        self._leaves.append((readout, root, leaf))
+        return readout.learn(leaf, reading)
+
+    def _read(self, readout: Head) -> Pass:
+        """Read the documents as a head wants them, or find that this was done."""
+        key = readout if readout.reads_alone else None
+        if key not in self._passes:
+            reader = self._encoder.reader
+            reading = readout.prepare(reader, self.docs)
+            units = [readout.learns_from] if readout.reads_alone else ["pieces", "windows"]
+            self._encoder.module.train(self.is_train)
+            with torch.set_grad_enabled(self.is_train):
+                found = reader.read(reading, [STATES[unit] for unit in units])
+            self._passes[key] = Pass(reading, dict(zip(units, found)))
+        return self._passes[key]
 
     def backward(self, is_last: bool) -> None:
         """Send the gradients that heads left here into the encoder.
@@ -82,9 +109,9 @@ class Activations:
         is_last (bool): Whether a step follows.
         """
         ways = [
-            (self._roots[head.unit], leaf.grad, self._encoder.sum_of(head))
-            for head, leaf in self._leaves
-            if leaf.grad is not None and self._roots[head.unit].requires_grad
+            (root, leaf.grad, self._encoder.sum_of(head))
+            for head, root, leaf in self._leaves
+            if leaf.grad is not None and root.requires_grad
         ]
         if not ways:
             return
@@ -108,8 +135,8 @@ class Activations:
     @property
     def is_awaited(self) -> bool:
         """RETURNS (bool): Whether the encoder is in training and no head has been here yet."""
-        trains = any(root.requires_grad for root in self._roots.values())
-        return trains and all(leaf.grad is None for _, leaf in self._leaves)
+        is_left = any(leaf.grad is not None for _, _, leaf in self._leaves)
+        return self.is_train and not is_left and not self.n_terms
 
 
 class Weightless(NamedTuple):
@@ -172,7 +199,7 @@ def head_layer(tok2vec: Model, kind: str, **settings: Any) -> Model:
     """Put a head on an encoder or on a listener.
 
     tok2vec (Model): From `albert_layer`, or an AlbertListener.
-    kind (str): "tokens" or "text".
+    kind (str): One of HEADS.
     **settings: Further arguments of the head.
     RETURNS (Model[list[Doc], list[Tensor]]): Gives one tensor of logits a document.
     RAISES (ValueError): If `tok2vec` is some other model.
@@ -250,19 +277,57 @@ def start_reading(
     RETURNS (Callable): Waits until they are read, and gives for each head one tensor a document.
     """
     encoder = encoder_of(model)
-    reader = encoder.reader
-    reading = reader.prepare(texts_of(docs))
-    for doc, n_windows in zip(docs, reading.windows_per_doc.tolist()):
-        doc._.n_windows = n_windows
     if not docs:
         return lambda: [[] for _ in readouts]
     encoder.module.eval()
     for readout in readouts:
-        cast(torch.nn.Module, readout).eval().to(reader.engine.device)
+        cast(torch.nn.Module, readout).eval().to(encoder.reader.engine.device)
+    together = [readout for readout in readouts if not readout.reads_alone]
+    alone = [[readout] for readout in readouts if readout.reads_alone]
+    passes = [together, *alone] if together else alone
+    n_windows = np.zeros(len(docs), dtype=np.int64)
+    waiting: list[Callable[[], list[tuple[Readout, list[Any]]]]] = []
+    for heads in passes:
+        reading = heads[0].prepare(encoder.reader, docs)
+        n_windows += windows_of_docs(reading)
+        waiting.append(start_pass(encoder.reader, reading, heads))
+    for doc, n in zip(docs, n_windows.tolist()):
+        doc._.n_windows = n
+
+    def finish() -> list[list[Any]]:
+        answers = dict(chain.from_iterable(arrive() for arrive in waiting))
+        return [answers[readout] for readout in readouts]
+
+    return finish
+
+
+def start_pass(
+    reader: Reader, reading: Reading, readouts: Sequence[Readout]
+) -> Callable[[], list[tuple[Readout, list[Any]]]]:
+    """Begin to read for heads that want the same reading.
+
+    reader (Reader): The encoder.
+    reading (Reading): How the documents are to be read.
+    readouts (Sequence[Readout]): The heads.
+    RETURNS (Callable): Waits until they are read, and gives each head with its answers.
+    """
     with torch.inference_mode():
         rows = reader.read(reading, readouts)
         arrive = to_cpu([r.pool(found, reading) for r, found in zip(readouts, rows)])
-    return lambda: [r.split(found, reading) for r, found in zip(readouts, arrive())]
+    return lambda: [(r, r.split(found, reading)) for r, found in zip(readouts, arrive())]
+
+
+def windows_of_docs(reading: Reading) -> np.ndarray:
+    """Count windows.
+
+    reading (Reading): How documents are read.
+    RETURNS (np.ndarray): The windows of each, those of all its questions together.
+    """
+    if reading.questions is None:
+        return reading.windows_per_doc
+    n_docs = len(reading.questions)
+    owners = np.repeat(np.arange(n_docs), [len(of_doc) for of_doc in reading.questions])
+    return np.bincount(owners, reading.windows_per_doc, n_docs).astype(np.int64)
 
 
 def activate(model: Model, docs: Sequence[Doc], is_train: bool) -> Activations:
@@ -273,12 +338,7 @@ def activate(model: Model, docs: Sequence[Doc], is_train: bool) -> Activations:
     is_train (bool): Whether the encoder itself is being trained.
     RETURNS (Activations): The states, for heads to read.
     """
-    encoder = encoder_of(model)
-    reading = encoder.reader.prepare(texts_of(docs))
-    encoder.module.train(is_train)
-    with torch.set_grad_enabled(is_train):
-        pieces, windows = encoder.reader.read(reading, [States(), ClsStates()])
-    return Activations(encoder, docs, reading, pieces, windows)
+    return Activations(encoder_of(model), docs, is_train)
 
 
 def albert_forward(
@@ -313,11 +373,11 @@ def head_forward(
         return answers_of(tok2vec, docs, head), lambda _: docs
     activations, backprop_encoder = tok2vec(docs, is_train)
     head.train().to(encoder_of(tok2vec).reader.engine.device)
-    head.classifier.dropout = model.attrs["dropout_rate"]
+    head.set_dropout(model.attrs["dropout_rate"])
     logits = activations.apply(head)
 
     def backprop(gradient: Gradient) -> Sequence[Doc]:
-        torch.autograd.backward(logits, gradient.by_doc)
+        torch.autograd.backward(logits if gradient.of is None else gradient.of, gradient.by_doc)
         shim.n_terms += gradient.n_terms
         activations.n_terms[head] = gradient.n_terms
         backprop_encoder(activations)
@@ -346,8 +406,7 @@ def answers_of(tok2vec: Model, docs: Sequence[Doc], readout: Readout) -> list[Te
     missing = [
         i
         for i, (answer, doc) in enumerate(zip(answers, docs))
-        # merged or split tokens need another look
-        if answer is None or not readout.fits(answer, len(doc))
+        if answer is None or not readout.fits(answer, doc)
     ]
     if missing:
         (found,) = read(tok2vec, [docs[i] for i in missing], [readout])

@@ -6,44 +6,61 @@ length costs memory for its labels, not for its states, and a second head costs 
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from spacy.tokens import Doc
 from torch import Tensor
 
+from .alignment import expand
 from .batching import Batch, batches, fill
 from .engine import Engine, is_out_of_memory
 from .heads import means
 from .modeling import Albert
-from .reading import Reading, Texts, prepare
+from .reading import Reading, Texts, prepare, prepare_pairs, prepare_questions
 from .tokenization import Tokenizer
 from .transfer import to_device
+
+#: Questions whose pieces are kept, so that one asked of every document is divided once.
+KEPT_QUESTIONS = 4096
+
+
+class Whole(NamedTuple):
+    """The windows of a batch, whole."""
+
+    states: Tensor  # (N, H)
+    lengths: np.ndarray  # (B,) positions of each window; they sum to N
+    text_starts: np.ndarray  # (B,) positions in each window before its text
 
 
 class Readout(Protocol):
     """What a head does with states: a small function of each row, and how rows become answers."""
 
     #: Whose states it is called with: those of the "pieces", of the [CLS] of "windows", the "means"
-    #: over the pieces that each window owns, or "all" pieces and then the [CLS] of all windows.
+    #: over the pieces that each window owns, "all" pieces and then the [CLS] of all windows, or all
+    #: "positions" of the windows as they come; or else "whole" windows (Whole), to give a row each.
     unit: str
+    #: Whether it reads documents together with something else, so that nobody reads along.
+    reads_alone: bool
 
-    def __call__(self, states: Tensor) -> Tensor:
+    def prepare(self, reader: "Reader", docs: Sequence[Doc]) -> Reading:
+        """Say how documents are to be read."""
+
+    def __call__(self, states: Any) -> Tensor:
         """(N, H) -> (N, K), every row on its own."""
 
     def pool(self, rows: Tensor, reading: Reading) -> Tensor:
-        """(P, K), (W, K) or (P + W, K), one row a unit -> one row for each of what the head is
-        about.
-        """
+        """(U, K), one row a unit -> one row for each of what the head is about."""
 
-    def split(self, rows: Tensor, reading: Reading) -> list[Tensor]:
-        """What `pool` gave -> one tensor a document."""
+    def split(self, rows: Tensor, reading: Reading) -> list[Any]:
+        """What `pool` gave -> one tensor a document, or whatever else it understands."""
 
-    def fits(self, answer: Tensor, n_tokens: int) -> bool:
-        """Whether what `split` gave is about a document of so many tokens."""
+    def fits(self, answer: Any, doc: Doc) -> bool:
+        """Whether what `split` gave is about a document as it is now."""
 
 
 class Reader:
@@ -102,6 +119,7 @@ class Reader:
         self.window = window
         self.overlap = overlap
         self.engine = Engine(model, device, precision, batch_pieces, training_precision)
+        self._questions: dict[str, np.ndarray] = {}
 
     def prepare(self, texts: Texts) -> Reading:
         """Tokenise texts, give each token its pieces, and cut windows.
@@ -110,6 +128,47 @@ class Reader:
         RETURNS (Reading): Everything needed to read them.
         """
         return prepare(texts, self.tokenizer, self.window - 2, self.overlap)  # [CLS] and [SEP]
+
+    def prepare_questions(
+        self, texts: Texts, questions: Sequence[Mapping[str, str]], overlap: int
+    ) -> Reading:
+        """Tokenise texts and questions, and cut windows that have the question in each.
+
+        texts (Texts): Texts with their tokens.
+        questions (Sequence[Mapping[str, str]]): What is asked of each text, by name.
+        overlap (int): Pieces of text that neighbouring windows share, at most.
+        RETURNS (Reading): Everything needed to read every text once for each of its questions.
+        RAISES (ValueError): If a question is empty, or takes more than half of a window.
+        """
+        asked = dict.fromkeys(chain.from_iterable(of_text.values() for of_text in questions))
+        if new := [question for question in asked if question not in self._questions]:
+            self._divide_questions(new)
+        pieces = {question: self._questions[question] for question in asked}
+        if len(self._questions) > KEPT_QUESTIONS:
+            self._questions = {}
+        return prepare_questions(texts, self.tokenizer, self.window, overlap, questions, pieces)
+
+    def _divide_questions(self, questions: list[str]) -> None:
+        most = (self.window - 3) // 2
+        divided = self.tokenizer(questions)
+        ids = np.split(divided.ids, np.cumsum(divided.counts)[:-1])
+        for question, found in zip(questions, ids):
+            if not 1 <= len(found) <= most:
+                raise ValueError(
+                    f"The question {question[:80]!r} has {len(found)} pieces. It may have 1 to "
+                    f"{most}, half of a window of {self.window} pieces, so that there is room for "
+                    "the text."
+                )
+        self._questions |= zip(questions, ids)
+
+    def prepare_pairs(self, firsts: Sequence[str], seconds: Sequence[str]) -> Reading:
+        """Tokenise pairs of texts, and cut windows that show something of both.
+
+        firsts, seconds (Sequence[str]): The texts.
+        RETURNS (Reading): Everything needed to read them.
+        """
+        pieces = self.tokenizer(firsts), self.tokenizer(seconds)
+        return prepare_pairs(*pieces, self.window, self.overlap)
 
     def read(self, reading: Reading, readouts: Sequence[Readout]) -> list[Tensor]:
         """Run ALBERT over a reading, once, for any number of readouts.
@@ -124,7 +183,10 @@ class Reader:
             On a GPU they may still be on their way.
         RAISES (MemoryError): If a single window does not fit into memory.
         """
-        lengths = reading.window_stops - reading.window_starts + 2
+        lengths = reading.lengths
+        if not len(lengths):
+            return [torch.empty(0, 0, device=self.engine.device) for _ in readouts]
+        begins = np.cumsum(lengths) - lengths
         lanes = self.engine.lanes(int(lengths.sum()))
         ahead = batches(lengths, self.engine.budget(self.window, lanes), lanes)
 
@@ -132,7 +194,7 @@ class Reader:
             return list(self._read_windows(reading, windows, readouts, lanes))
 
         n_pieces, n_windows = len(reading.ids), len(lengths)
-        sizes = {"pieces": n_pieces, "all": n_pieces + n_windows}
+        sizes = {"pieces": n_pieces, "all": n_pieces + n_windows, "positions": lengths.sum()}
         answers: list[Tensor] = []
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.engine.one_torch_thread(lanes))
@@ -143,7 +205,8 @@ class Reader:
             for batch, found in chain.from_iterable(parts):
                 # Each batch at once to its place, as a long text has many
                 both = np.concatenate([batch.owned, n_pieces + batch.windows])
-                where = {"pieces": batch.owned, "all": both}
+                positions = expand(begins[batch.windows], batch.lengths)
+                where = {"pieces": batch.owned, "all": both, "positions": positions}
                 for i, (readout, rows) in enumerate(zip(readouts, found)):
                     if i == len(answers):
                         size = sizes.get(readout.unit, n_windows)
@@ -162,7 +225,7 @@ class Reader:
         ahead = [windows]
         while ahead:
             windows = ahead.pop(0)
-            lengths = reading.window_stops[windows] - reading.window_starts[windows] + 2
+            lengths = reading.lengths[windows]
             fitting = [
                 windows[some] for some in batches(lengths, self.engine.budget(self.window, lanes))
             ]
@@ -187,19 +250,23 @@ class Reader:
 
     def _read_batch(self, batch: Batch, readouts: Sequence[Readout], lanes: int) -> list[Tensor]:
         """Run ALBERT over one batch: for each readout the rows of its units."""
-        states = self.engine(batch.ids, batch.lengths, lanes)  # (N, H)
+        states = self.engine(batch.ids, batch.lengths, lanes, batch.segments)  # (N, H)
         seen = {unit: look(states, batch, unit) for unit in {readout.unit for readout in readouts}}
         return [readout(seen[readout.unit]) for readout in readouts]
 
 
-def look(states: Tensor, batch: Batch, unit: str) -> Tensor:
+def look(states: Tensor, batch: Batch, unit: str) -> Tensor | Whole:
     """Take from the states of a batch what a readout is called with.
 
     states (Tensor): (N, H).
     batch (Batch): Where things are in it.
     unit (str): What to take, as in Readout.
-    RETURNS (Tensor): One row a unit.
+    RETURNS (Tensor | Whole): One row a unit; or the windows whole.
     """
+    if unit == "whole":
+        return Whole(states, batch.lengths, batch.text_starts)
+    if unit == "positions":
+        return states
     if unit == "means":
         return means(to_device(batch.owned_rows, states.device), states, batch.owned_counts)
     rows = {

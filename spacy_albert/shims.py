@@ -7,7 +7,7 @@ and torch takes the step where the weights are.
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -15,11 +15,12 @@ from typing import Any, cast
 import srsly
 import torch
 from safetensors.torch import load, save
+from spacy.tokens import Doc
 from thinc.api import Optimizer, Shim
 from torch import Tensor, nn
 
 from .checkpoints import Checkpoint, build_albert, load_checkpoint, save_checkpoint
-from .heads import TextHead, TokenHead, widen
+from .heads import Head, PairHead, TextHead, TokenHead, widen
 from .modeling import Albert, AlbertConfig
 from .reader import Reader
 from .tokenization import Tokenizer, load_tokenizer, tokenizer_from_bytes
@@ -296,6 +297,10 @@ class EncoderShim(TorchShim):
         return self.set(build_albert(checkpoint), load_tokenizer(path)), checkpoint
 
 
+#: The heads there are.
+HEADS: dict[str, type[Head]] = {"tokens": TokenHead, "text": TextHead, "pair": PairHead}
+
+
 class HeadShim(TorchShim):
     """The head of a component: made when its classes are known, grown when they grow."""
 
@@ -304,12 +309,14 @@ class HeadShim(TorchShim):
     def __init__(self, kind: str, settings: dict[str, Any] | None = None) -> None:
         """Make a head without weights.
 
-        kind (str): "tokens" or "text".
+        kind (str): One of HEADS.
         settings (dict[str, Any] | None): Further arguments of the head's class.
         """
         super().__init__()
         self.kind = kind
         self.settings = settings or {}
+        #: What else than the document the head reads, if it does; the component says it.
+        self.inputs: Callable[[Doc], Any] | None = None
 
     def make(self, hidden_size: int, n_classes: int) -> nn.Module:
         """Make fresh weights.
@@ -318,8 +325,10 @@ class HeadShim(TorchShim):
         n_classes (int): Number of classes.
         RETURNS (nn.Module): The new head.
         """
-        head_class: Any = {"tokens": TokenHead, "text": TextHead}[self.kind]
+        head_class: Any = HEADS[self.kind]
         self._model = head_class(hidden_size, n_classes, **self.settings).eval()
+        if self.inputs is not None:
+            self._model.inputs = self.inputs
         self._optimizer = None
         return self._model
 
@@ -338,8 +347,7 @@ class HeadShim(TorchShim):
     def from_bytes(self, data: bytes) -> "HeadShim":
         if data:
             weights = load(data)
-            n_classes, hidden_size = weights["classifier.weight"].shape
-            self.make(hidden_size, n_classes).load_state_dict(weights)
+            self.make(*HEADS[self.kind].sizes(weights)).load_state_dict(weights)
         return self
 
     def to_disk(self, path: str | Path) -> None:

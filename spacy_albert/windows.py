@@ -18,7 +18,9 @@ class Windows(NamedTuple):
     per_text: np.ndarray  # (D,) windows of each text
 
 
-def cut_windows(counts: np.ndarray, size: int, overlap: int, breaks: np.ndarray) -> Windows:
+def cut_windows(
+    counts: np.ndarray, size: int | np.ndarray, overlap: int | np.ndarray, breaks: np.ndarray
+) -> Windows:
     """Cut each text into the fewest equal windows.
 
     Two neighbours share `overlap` pieces and part ownership in the middle of them, where both see
@@ -26,8 +28,8 @@ def cut_windows(counts: np.ndarray, size: int, overlap: int, breaks: np.ndarray)
     unless it is longer than what they share.
 
     counts (np.ndarray): Pieces in each text, (D,). A text without pieces has one (empty) window.
-    size (int): The most pieces a window may show.
-    overlap (int): Pieces that neighbouring windows share.
+    size (int | np.ndarray): The most pieces a window may show, of all texts or of each, (D,).
+    overlap (int | np.ndarray): Pieces that neighbouring windows share, likewise; fewer than that.
     breaks (np.ndarray): Piece numbers at which a token starts, ascending.
     RETURNS (Windows): The windows, in order.
     """
@@ -42,7 +44,8 @@ def cut_windows(counts: np.ndarray, size: int, overlap: int, breaks: np.ndarray)
     # Neighbours in one text share the pieces from `first` to `last`; between texts these are equal
     first, last = starts[1:], stops[:-1]
     middle = (first + last) // 2
-    breaks = np.concatenate([[-size], breaks, [counts.sum() + size]])
+    farther = np.max(size, initial=1)  # than any border may move
+    breaks = np.concatenate([[-farther], breaks, [counts.sum() + farther]])
     after = np.searchsorted(breaks, middle)
     below, above = breaks[after - 1], breaks[after]
     # When they are equally far, the one above is inside whenever the one below is

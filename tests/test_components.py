@@ -167,9 +167,9 @@ def engine_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     run = Engine.__call__
 
-    def counted(self, ids, lengths, lanes):
+    def counted(self, ids, lengths, *args):
         calls.append(len(lengths))
-        return run(self, ids, lengths, lanes)
+        return run(self, ids, lengths, *args)
 
     monkeypatch.setattr(Engine, "__call__", counted)
     return calls

@@ -17,14 +17,15 @@ class Executor(ABC):
     #: Matrix products run on so many rows at a time.
     aligned = 1
 
-    def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
+    def embed(self, ids: Tensor, positions: Tensor, segments: Tensor | None = None) -> Tensor:
         """Turn ids into what the first layer reads. There may be rows of no meaning behind them.
 
         ids (Tensor): Piece ids, (P,).
         positions (Tensor): Position of each piece in its window, (P,).
+        segments (Tensor | None): Segment of each piece, (P,); None puts all in segment 0.
         RETURNS (Tensor): Hidden states, (P, H) or (N, H).
         """
-        return self.model.embed(ids, positions=positions)
+        return self.model.embed(ids, segments, positions)
 
     @abstractmethod
     def __call__(self, hidden: Tensor, lengths: np.ndarray) -> Tensor:

@@ -62,10 +62,12 @@ class OpenVinoExecutor(Executor):
         for _ in range(lanes):
             self._free.put({layer: made.create_infer_request() for layer, made in compiled.items()})
 
-    def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
+    def embed(self, ids: Tensor, positions: Tensor, segments: Tensor | None = None) -> Tensor:
         n_more = -len(ids) % self.aligned
         ids, positions = (F.pad(numbers, (0, n_more)) for numbers in (ids, positions))  # (N,)
-        return super().embed(ids, positions)  # (N, H)
+        if segments is not None:
+            segments = F.pad(segments, (0, n_more))  # (N,)
+        return super().embed(ids, positions, segments)  # (N, H)
 
     def __call__(self, hidden: Tensor, lengths: np.ndarray) -> Tensor:
         P, (N, H) = int(lengths.sum()), hidden.shape
