@@ -14,6 +14,7 @@ from spacy.tokens import Doc, SpanGroup
 from spacy.vocab import Vocab
 
 import spacy_albert.components.pipe  # noqa: F401 (registers ent._.score and doc._.n_windows)
+from spacy_albert.components.coherence import set_coherence
 from spacy_albert.hooks import hook_vectors
 
 from .annotator import as_bytes
@@ -29,7 +30,7 @@ BATCH_ROWS, BATCH_BYTES = 256, 2 << 20
 #: What to do with rows that could not be annotated.
 POLICIES = ("skip", "raise", "keep")
 #: The columns that become part of a document, beside that of the texts.
-IN_DOC = ("ents", "cats", "n_tokens", "n_windows", "embedding")
+IN_DOC = ("ents", "cats", "coherence", "n_tokens", "n_windows", "embedding")
 
 
 @overload
@@ -63,9 +64,9 @@ def read_docs(
     spans_key: str | None = "ner",
 ) -> Iterator[Doc] | Iterator[tuple[Doc, dict[str, Any]]]:
     """Stream the documents of a finished job, as its pipeline left them: with `doc.ents`,
-    `ent._.score`, `doc.cats`, `doc._.n_windows` and `doc.vector`, as far as it wrote them. They
-    come in the order of the input; if the output is partitioned, shard after shard, and in a shard
-    one value after the other.
+    `ent._.score`, `doc.cats`, `doc._.coherence`, `doc._.n_windows` and `doc.vector`, as far as it
+    wrote them. They come in the order of the input; if the output is partitioned, shard after
+    shard, and in a shard one value after the other.
 
     The output holds no tokens, so the texts are tokenized anew. Every row is checked: it must have
     as many tokens as it had when it was annotated, and its entities must begin and end with tokens.
@@ -205,6 +206,8 @@ class DocMaker:
                 doc.cats[label] = score
         if "n_windows" in values:
             doc._.n_windows = values["n_windows"]
+        if "coherence" in values:
+            set_coherence(doc, values["coherence"])
         if "embedding" in values:
             doc._.vector = np.array(values["embedding"], dtype="f")
             hook_vectors(doc)

@@ -20,6 +20,7 @@ ENTITY = pa.struct(
         ("score", pa.float32()),
     ]
 )
+BORDER = pa.struct([("start", pa.int32()), ("score", pa.float32()), ("shown", pa.float32())])
 EXCLUSIVE = ("textcat", "albert_textcat")
 
 
@@ -32,6 +33,7 @@ class Outputs:
     exclusive (tuple[str, ...]): Those of them of which one applies to each document.
     windows (bool): Whether it counts the windows that a text was read in.
     embedding (Embedding | None): The column of vectors, if it makes some.
+    coherence (bool): Whether it tells how sentences follow each other.
     """
 
     ents: bool
@@ -39,6 +41,7 @@ class Outputs:
     exclusive: tuple[str, ...]
     windows: bool
     embedding: Embedding | None = None
+    coherence: bool = False
 
     @classmethod
     def of(cls, nlp: Language, embedding_type: str | None = None) -> "Outputs":
@@ -47,7 +50,7 @@ class Outputs:
         nlp (Language): The pipeline.
         embedding_type (str | None): What vectors are to be written as; None for float32.
         RETURNS (Outputs): Its annotations.
-        RAISES (JobError): If it writes neither entities nor classes nor vectors.
+        RAISES (JobError): If it writes none.
         """
         assigned = {name: nlp.get_pipe_meta(name).assigns for name in nlp.pipe_names}
         factories = {name: nlp.get_pipe_meta(name).factory for name in nlp.pipe_names}
@@ -61,14 +64,16 @@ class Outputs:
             exclusive=tuple(labels[exclusive[0]]) if len(exclusive) == 1 else (),
             windows=any("doc._.n_windows" in names for names in assigned.values()),
             embedding=Embedding.of(nlp, embedding_type),
+            coherence=any("doc._.coherence" in names for names in assigned.values()),
         )
-        if not outputs.ents and not outputs.classes and not outputs.embedding:
+        if not (outputs.ents or outputs.classes or outputs.embedding or outputs.coherence):
             raise JobError(
                 "The pipeline has no annotations to write: none of its components "
                 f"({', '.join(nlp.pipe_names) or 'it has none'}) assigns doc.ents, or assigns "
-                "doc.cats and has labels, or is an albert_vectors. A component of your own says "
-                'what it assigns with @Language.component("name", assigns=["doc.ents"]). Where '
-                "there is an `albert`, --embedding mean has vectors written."
+                "doc.cats and has labels, or is an albert_vectors or albert_coherence. A component "
+                'of your own says what it assigns with @Language.component("name", '
+                'assigns=["doc.ents"]). Where there is an `albert`, --embedding mean has vectors '
+                "written."
             )
         return outputs
 
@@ -90,6 +95,8 @@ class Outputs:
             fields.append(pa.field("cats", pa.struct([(c, pa.float32()) for c in self.classes])))
         if self.exclusive:
             fields.append(pa.field("cat", pa.string()))
+        if self.coherence:
+            fields.append(pa.field("coherence", pa.list_(BORDER)))
         fields.append(pa.field("n_tokens", pa.int32()))
         if self.windows:
             fields.append(pa.field("n_windows", pa.int32()))
@@ -105,7 +112,7 @@ class Outputs:
         text (str): The text it was made from.
         RETURNS (dict[str, Any]): A value for every column of `fields`.
         RAISES (ValueError): If an entity is not where it says, a class has no column, or a vector
-            is missing.
+            or the coherence is missing.
         """
         row: dict[str, Any] = {"n_tokens": len(doc), "error": None}
         if self.ents:
@@ -119,6 +126,10 @@ class Outputs:
             row["cat"] = max(scores, key=scores.__getitem__) if scores else None
         if self.windows:
             row["n_windows"] = doc._.n_windows
+        if self.coherence:
+            if doc._.coherence is None:
+                raise ValueError("no coherence: a later component made another document")
+            row["coherence"] = doc._.coherence
         if self.embedding:
             row["embedding"] = self.embedding.value(doc)
         return row

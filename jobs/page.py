@@ -228,6 +228,8 @@ class Page:
         found = ["entities"] if self.plan.outputs.ents else []
         if classes := len(self.plan.outputs.classes):
             found.append(plural(classes, "class", "classes"))
+        if self.plan.outputs.coherence:
+            found.append("the coherence of their sentences")
         if vectors := self.plan.outputs.embedding:
             found.append(f"vectors of {vectors.width:,} numbers")
         rows = plural(self.plan.rows, "document")

@@ -114,6 +114,18 @@ def vectors(tok2vec: Model, pooling: str = "mean", tokens: bool = False) -> Mode
     return vectors_layer(tok2vec, pooling, tokens)
 
 
+def sentence_order(tok2vec: Model) -> Model:
+    """Tell whether neighbouring sentences are in order, with the head that a checkpoint was
+    pre-trained with (spacy-albert.SentenceOrder.v1).
+
+    tok2vec (Model): An encoder or a listener.
+    RETURNS (Model[List[Doc], List[Orders]]): The logits of each border between two sentences.
+    """
+    from .layers import order_layer
+
+    return order_layer(tok2vec)
+
+
 def albert_transformer(
     encoder: Model, pooling: Model[Ragged, Floats2d], grad_factor: float = 1.0
 ) -> Model[list[Doc], list[Floats2d]]:
@@ -135,14 +147,15 @@ def albert_transformer(
 
 
 def checkpoint(path: Union[str, Path], dropout: Optional[float] = None) -> Callable:
-    """Start an encoder from trained weights (spacy-albert.Checkpoint.v1).
+    """Start an encoder, or a sentence-order head, from trained weights
+    (spacy-albert.Checkpoint.v1).
 
     path (str): A Hugging Face directory, a spaCy pipeline with an ALBERT encoder (a directory or an
         installed package), or the name of an embedded pipeline.
     dropout (float | None): The dropout inside the encoder while it is trained: on embeddings, on
         attention, and on the output of each block. It is saved with the pipeline. None: what the
         checkpoint says.
-    RETURNS (Callable): Loads the weights into an encoder.
+    RETURNS (Callable): Loads the weights into an encoder or a head.
     RAISES (ValueError): If `dropout` is no probability below 1.
     """
     if dropout is not None and not 0 <= dropout < 1:

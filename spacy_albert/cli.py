@@ -29,6 +29,7 @@ class Task(str, Enum):
     ner = "ner"
     textcat = "textcat"
     textcat_multilabel = "textcat_multilabel"
+    coherence = "coherence"
 
 
 class CorpusTask(str, Enum):
@@ -136,7 +137,8 @@ def convert_cli(
         Task.auto,
         "--task",
         "-t",
-        help="What the checkpoint's head does. auto: as config.json says.",
+        help="What the checkpoint's head does. auto: as config.json says. coherence: a pre-trained "
+        "one tells whether sentences follow each other.",
     ),
     lang: str = typer.Option("en", "--lang", "-l", help="Language of the spaCy tokenizer."),
     component: Optional[str] = typer.Option(
@@ -162,6 +164,8 @@ def convert_cli(
       python -m spacy albert convert ./albert-base-v2 ./encoder
 
       python -m spacy albert convert ./albert_base ./encoder
+
+      python -m spacy albert convert ./albert-base-v2 ./coherence --task coherence
 
       python -m spacy albert convert ./my-conll-model ./ner_pipeline
 

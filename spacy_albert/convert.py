@@ -30,7 +30,8 @@ def from_checkpoint(directory: Path, *, lang: str = "en", task: str = "auto") ->
     directory (Path): A directory with config.json, weights and tokenizer; or one with
         albert_config.json, a TensorFlow checkpoint and a SentencePiece model.
     lang (str): The language whose tokenizer rules to use.
-    task (str): "encoder", "ner", "textcat", "textcat_multilabel", or "auto": what its config says.
+    task (str): "encoder", "ner", "textcat", "textcat_multilabel", "coherence", or "auto": what its
+        config says, which for a pre-trained one is the encoder.
     RETURNS (Language): A pipeline with the encoder and, if the checkpoint has one, a head.
     RAISES (ValueError): If the checkpoint is not an ALBERT, or its head cannot be used.
     RAISES (ImportError): If it is Google's, and TensorFlow is not installed.
@@ -42,13 +43,17 @@ def from_checkpoint(directory: Path, *, lang: str = "en", task: str = "auto") ->
     else:
         checkpoint, tokenizer = load_checkpoint(directory), load_tokenizer(directory)
     task = task_of(checkpoint, directory) if task == "auto" else task
-    if task != "encoder" and "classifier.weight" not in checkpoint.heads:
+    if task in TASKS and "classifier.weight" not in checkpoint.heads:
         raise ValueError(f"{directory} has no classifier, so it cannot become a {task!r} pipeline.")
     nlp = spacy.blank(lang)
     encoder: Any = nlp.add_pipe("albert")
     encoder.initialize(list, encoder=lambda shim: shim.set(build_albert(checkpoint), tokenizer))
     nlp.meta["name"] = directory.resolve().name
-    if task != "encoder":
+    if task == "coherence":
+        nlp.add_pipe("sentencizer", first=True)
+        coherence: Any = nlp.add_pipe("albert_coherence")
+        coherence.head.take(checkpoint, directory)
+    elif task != "encoder":
         factory, name, model = TASKS[task]
         add_head(nlp.add_pipe(factory, name=name, config={"model": model}), checkpoint)
     return nlp

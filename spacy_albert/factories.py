@@ -216,3 +216,25 @@ def make_vectors(nlp: Language, name: str, model: Model) -> Any:
     from .components.vectors import AlbertVectors
 
     return AlbertVectors(nlp.vocab, model, name)
+
+
+@Language.factory(
+    "albert_coherence",
+    requires=["doc.sents"],
+    assigns=["doc._.coherence", "doc._.coherence_score"],
+    default_config={
+        "model": {"@architectures": "spacy-albert.SentenceOrder.v1", "tok2vec": LISTENER},
+    },
+)
+def make_coherence(nlp: Language, name: str, model: Model) -> Any:
+    """Make a component that tells how well each sentence follows the one before, as ALBERT was
+    pre-trained to tell.
+
+    nlp (Language): The pipeline.
+    name (str): The name of the component.
+    model (Model): From spacy-albert.SentenceOrder.v1.
+    RETURNS (AlbertCoherence): The component.
+    """
+    from .components.coherence import AlbertCoherence
+
+    return AlbertCoherence(nlp.vocab, model, name)

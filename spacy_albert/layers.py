@@ -19,10 +19,11 @@ from spacy.tokens import Doc
 from thinc.api import Model
 from torch import Tensor
 
-from .heads import ClsStates, Head, PositionStates, States, Vectors
+from .borders import cut_borders, sentences_of
+from .heads import ClsStates, Head, PositionStates, States, TextHead, Vectors
 from .reader import Reader, Readout
 from .reading import Reading
-from .shims import EncoderShim, HeadShim
+from .shims import EncoderShim, HeadShim, OrderShim
 from .transfer import to_cpu
 
 
@@ -146,6 +147,19 @@ class Weightless(NamedTuple):
     has_weights: bool = True
 
 
+class Later(NamedTuple):
+    """Stands for a head that lets the encoder read for it alone, when its own turn has come."""
+
+    has_weights: bool = False
+
+
+class Orders(NamedTuple):
+    """What a document's borders between sentences are like."""
+
+    logits: Tensor  # (B, 2): in order, swapped
+    shown: np.ndarray  # (B,) the share of both sentences that was read; NaN: one is empty
+
+
 class Answers(WeakKeyDictionary[Doc, Tensor]):
     """What the encoder has read out for a head, for as long as the documents live."""
 
@@ -165,7 +179,7 @@ class AlbertListener(Model):
         self.upstream_name = upstream
         self.upstream: Any = None  # the AlbertEncoder component, once found
         #: What this head reads out, set with the head's model.
-        self.head: HeadShim | Weightless | None = None
+        self.head: HeadShim | Weightless | Later | None = None
         self.answers = Answers()
 
     def connected(self) -> Any:
@@ -227,10 +241,21 @@ def vectors_layer(tok2vec: Model, pooling: str, tokens: bool) -> Model:
     return Model("albert-vectors", forward, layers=[tok2vec], attrs=attrs)
 
 
-def attach(head: HeadShim | Weightless, tok2vec: Model) -> None:
+def order_layer(tok2vec: Model) -> Model:
+    """Look at the borders between sentences with an encoder or a listener.
+
+    tok2vec (Model): From `albert_layer`, or an AlbertListener.
+    RETURNS (Model[list[Doc], list[Orders]]): Gives the logits of each border.
+    RAISES (ValueError): If `tok2vec` is some other model.
+    """
+    attach(Later(), tok2vec)
+    return Model("albert-order", order_forward, layers=[tok2vec], shims=[OrderShim()])
+
+
+def attach(head: HeadShim | Weightless | Later, tok2vec: Model) -> None:
     """Put a head on an encoder or a listener, which from then on reads out what the head asks.
 
-    head (HeadShim | Weightless): The head.
+    head (HeadShim | Weightless | Later): The head.
     tok2vec (Model): From `albert_layer`, or an AlbertListener.
     RAISES (ValueError): If it is some other model.
     """
@@ -391,6 +416,26 @@ def vectors_forward(
 ) -> tuple[list[Tensor], Callable]:
     """Documents -> (1, H) or (1 + T, H) a document. There is nothing to learn."""
     return answers_of(model.layers[0], docs, readout), lambda _: docs
+
+
+def order_forward(
+    model: Model, docs: Sequence[Doc], is_train: bool
+) -> tuple[list[Orders], Callable]:
+    """Documents -> the logits of their borders. There is nothing to learn."""
+    encoder = encoder_of(model.layers[0])
+    reader, head = encoder.reader, cast(TextHead, cast(OrderShim, model.shims[0]).module)
+    sentences = [[sentence.text for sentence in sentences_of(doc)] for doc in docs]
+    pieces = reader.tokenizer(list(chain.from_iterable(sentences)))
+    borders = cut_borders(pieces, list(map(len, sentences)), reader.window)
+    logits = torch.empty(0, 2)
+    if len(borders.shown):
+        encoder.module.eval()
+        head.eval().to(reader.engine.device)
+        with torch.inference_mode():
+            (logits,) = to_cpu(reader.read(borders.reading, [head]))()
+    shown = np.split(borders.shown, np.cumsum(borders.per_doc)[:-1])
+    by_doc = logits.split(borders.per_doc.tolist()) if docs else ()
+    return list(map(Orders, by_doc, shown)), lambda _: docs
 
 
 def answers_of(tok2vec: Model, docs: Sequence[Doc], readout: Readout) -> list[Tensor]:

@@ -360,6 +360,71 @@ class HeadShim(TorchShim):
         return self.from_bytes(weights.read_bytes()) if weights.exists() else self
 
 
+class OrderShim(HeadShim):
+    """The sentence-order head of a pre-trained checkpoint, with the pooler before it."""
+
+    no_weights = (
+        "There is no sentence-order head. A checkpoint that was pre-trained has one (of the class "
+        "AlbertForPreTraining, with sop_classifier). Make a pipeline of it: python -m spacy albert "
+        "convert CHECKPOINT OUT --task coherence. Or say in a config where it is:\n"
+        "  [initialize.components.albert_coherence.head]\n"
+        '  @misc = "spacy-albert.Checkpoint.v1"\n'
+        '  path = "the Hugging Face folder that the encoder is from"'
+    )
+
+    def __init__(self) -> None:
+        super().__init__("text")
+
+    def load(self, path: Path, dropout: float | None = None) -> "OrderShim":
+        """Take the head of a checkpoint.
+
+        path (Path): A Hugging Face directory.
+        dropout (float | None): None; a head that is not trained has no use for it.
+        RETURNS (OrderShim): Itself.
+        RAISES (ValueError): If it has none, or dropout is asked for.
+        """
+        if dropout is not None:
+            raise ValueError(
+                f"The sentence-order head is not trained, so a dropout of {dropout} would do "
+                "nothing: leave it out of the head's spacy-albert.Checkpoint.v1."
+            )
+        return self.take(load_checkpoint(path), path)
+
+    def take(self, checkpoint: Checkpoint, path: Path) -> "OrderShim":
+        """Take the head of a checkpoint.
+
+        checkpoint (Checkpoint): The checkpoint.
+        path (Path): Where it is from, for messages.
+        RETURNS (OrderShim): Itself.
+        RAISES (ValueError): If it has none.
+        """
+        found = checkpoint.heads
+        if "sop_classifier.classifier.weight" not in found or checkpoint.missing:
+            raise ValueError(
+                f"{path} has no sentence-order head (sop_classifier, and a pooler before it). Take "
+                "a checkpoint as pre-training left it: fine-tuned ones and pipelines have lost it."
+            )
+        weights = {}
+        for part in ("weight", "bias"):
+            weights[f"classifier.{part}"] = found[f"sop_classifier.classifier.{part}"]
+            weights[f"pooler.{part}"] = checkpoint.encoder[f"pooler.{part}"]
+        self.make(checkpoint.config.hidden_size, 2).load_state_dict(weights)
+        return self
+
+    def refuse_width(self, hidden_size: int) -> None:
+        """See to it that the head is for an encoder.
+
+        hidden_size (int): The width of the encoder.
+        RAISES (ValueError): If it is for another one.
+        """
+        width = cast(TextHead, self.module).pooler.in_features
+        if width != hidden_size:
+            raise ValueError(
+                f"The sentence-order head is for an encoder of width {width}, and this one has "
+                f"{hidden_size}: take both from one checkpoint."
+            )
+
+
 def cpu_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Collect a module's weights for saving.
 
