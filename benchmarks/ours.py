@@ -12,7 +12,7 @@ import spacy
 import torch
 from spacy.language import Language
 
-from spacy_albert import layers
+from spacy_albert import heads
 from spacy_albert.batching import batches
 from spacy_albert.checkpoints import load_checkpoint
 from spacy_albert.components.encoder import AlbertEncoder
@@ -23,6 +23,7 @@ from spacy_albert.engine import Engine
 from spacy_albert.heads import TextHead, TokenHead
 from spacy_albert.reader import Reader
 from spacy_albert.reading import first_entries
+from spacy_albert.texts import texts_of
 
 from .peers import Prepare, Run
 
@@ -118,7 +119,7 @@ def texts_of_one_window(nlp: Language, text: str) -> list[str]:
     RETURNS (list[str]): The parts.
     """
     doc, read = nlp.make_doc(text), reader(nlp)
-    reading = read.prepare(layers.texts_of([doc]))
+    reading = read.prepare(texts_of([doc]))
     first = np.zeros(len(doc), dtype=int)  # piece of each token
     first[reading.token_counts > 0] = reading.token_pieces[first_entries(reading.token_counts)]
     # A text of its own may begin with other pieces than in the middle of another one
@@ -136,7 +137,7 @@ def padding(nlp: Language, texts: list[str]) -> dict[str, float]:
         attention, that hold no piece.
     """
     read = reader(nlp)
-    reading = read.prepare(layers.texts_of([nlp.make_doc(text) for text in texts]))
+    reading = read.prepare(texts_of([nlp.make_doc(text) for text in texts]))
     lengths = reading.window_stops - reading.window_starts + 2
     budget = read.engine.budget(read.window)
     aligned = read.engine._current().aligned
@@ -197,7 +198,7 @@ def stages(nlp: Language) -> list[tuple[str, Any, str]]:
     tokenizer = type(reader(nlp).tokenizer)
     return [
         ("spaCy's tokenizer", nlp, "make_doc"),
-        ("tokens", layers, "texts_of"),
+        ("tokens", heads, "texts_of"),
         ("pieces", tokenizer, "__call__"),
         ("alignment, windows", Reader, "prepare"),
         ("batches", Reader, "read"),
