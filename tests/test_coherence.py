@@ -250,6 +250,13 @@ def test_heads_that_cannot_be_used(checkpoint, saved, tiny_spm, tmp_path):
         empty.initialize(list)
 
 
+def test_a_head_that_is_not_trained_has_no_dropout(checkpoint):
+    nlp = spacy.blank("en")
+    nlp.add_pipe("albert")
+    with pytest.raises(ValueError, match=r"dropout of 0\.1 would do nothing: leave it out"):
+        nlp.add_pipe("albert_coherence").head.load(checkpoint, 0.1)
+
+
 def test_training_passes_by(tiny_spm, checkpoint, tmp_path):
     (tmp_path / "spiece.model").write_bytes(tiny_spm)
     nlp = initialized(tmp_path / "spiece.model", ["textcat"])
