@@ -96,6 +96,39 @@ def text_classifier(tok2vec: Model) -> Model:
     return head_layer(tok2vec, "text")
 
 
+def question_answering(tok2vec: Model, head: str = "linear", overlap: int = 128) -> Model:
+    """Say where in a document the answer to a question begins and ends
+    (spacy-albert.QuestionAnswering.v1).
+
+    tok2vec (Model): An encoder or a listener.
+    head (str): "linear", one layer as Hugging Face's checkpoints have, where [CLS] is what a
+        question points at that has no answer; or "squad2", ALBERT's own head for SQuAD 2.
+    overlap (int): Pieces of a long document that neighbouring windows share, if that is no more
+        than a third of the room beside the question. A longer answer may fit into no window.
+    RETURNS (Model[List[Doc], List[Asked]]): What was heard of each document.
+    """
+    from .layers import head_layer
+
+    kinds = {"linear": "spans", "squad2": "conditional_spans"}
+    if head not in kinds:
+        raise ValueError(f"head is {head!r}; it must be 'linear' or 'squad2'.")
+    if overlap < 0:
+        raise ValueError(f"overlap is {overlap}; it must be 0 at least.")
+    return head_layer(tok2vec, kinds[head], overlap=overlap)
+
+
+def pair_classifier(tok2vec: Model) -> Model:
+    """Score the classes of each document together with a second text
+    (spacy-albert.PairClassifier.v1).
+
+    tok2vec (Model): An encoder or a listener.
+    RETURNS (Model[List[Doc], List[Tensor]]): Logits, (K,) each.
+    """
+    from .layers import head_layer
+
+    return head_layer(tok2vec, "pair")
+
+
 def vectors(tok2vec: Model, pooling: str = "mean", tokens: bool = False) -> Model:
     """Read the vectors of documents, and of tokens, from the encoder's last layer
     (spacy-albert.Vectors.v1).

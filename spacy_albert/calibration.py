@@ -24,6 +24,7 @@ from torch import Tensor
 from .components.ner import AlbertNER, Entity
 from .components.pipe import AlbertHead
 from .components.textcat import AlbertTextcat
+from .inputs import bring
 
 N_BINS = 15  # as Guo et al. have
 ENOUGH = 100  # answers; with so many, chance puts the scores about 0.05 off (root mean square)
@@ -100,11 +101,11 @@ def choose(nlp: Language, names: Collection[str] | None = None) -> list[str]:
     RETURNS (list[str]): The names, in the order of the pipeline.
     RAISES (ValueError): If one of them is no such component, or there are none.
     """
-    heads = [name for name, component in nlp.pipeline if isinstance(component, AlbertHead)]
+    heads = [name for name, component in nlp.pipeline if can_be_calibrated(component)]
     if not heads:
         raise ValueError(
             "None of the pipeline's components can be calibrated: there is no albert_ner, "
-            "albert_textcat or albert_textcat_multilabel in it."
+            "albert_textcat, albert_textcat_multilabel or classifying albert_pair in it."
         )
     unknown = sorted(set(names or ()) - set(heads))
     if unknown:
@@ -113,6 +114,11 @@ def choose(nlp: Language, names: Collection[str] | None = None) -> list[str]:
             f"calibrated. Those that can: {', '.join(heads)}."
         )
     return [name for name in heads if names is None or name in names]
+
+
+def can_be_calibrated(component: Any) -> bool:
+    """RETURNS (bool): Whether a component is a head with scores that are probabilities."""
+    return isinstance(component, AlbertHead) and component.can_be_calibrated
 
 
 # What a component answers, and what is so
@@ -126,9 +132,10 @@ def answers_of(nlp: Language, examples: Iterable[Example]) -> Iterator[tuple[str
     YIELDS (tuple[str, Answers]): Components that can be calibrated, and their answers.
     """
     examples = [Example(unannotated(eg.predicted), eg.reference) for eg in examples]
+    bring(examples)
     for name, component in nlp.pipeline:
         docs = [eg.predicted for eg in examples]
-        if isinstance(component, AlbertHead):
+        if isinstance(component, AlbertHead) and component.can_be_calibrated:
             logits = component.answers(docs)
             compare = compare_entities if isinstance(component, AlbertNER) else compare_classes
             yield name, compare(cast(Any, component), examples, logits)

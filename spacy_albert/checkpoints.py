@@ -74,7 +74,9 @@ ARCHITECTURES: dict[str, set[str]] = {
     "AlbertForMultipleChoice": {"pooler", "classifier"},
     "AlbertForQuestionAnswering": {"qa_outputs"},
 }
-_HEADS = set().union(*ARCHITECTURES.values()) - {"pooler"}
+#: The parts of Google's head for SQuAD 2 (run_squad_v2.py), which `transformers` has no class for.
+SQUAD2_HEAD = {"start_logits", "end_logits", "answer_class"}
+_HEADS = set().union(SQUAD2_HEAD, *ARCHITECTURES.values()) - {"pooler"}
 _TIED = "predictions.decoder.weight"
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")

@@ -5,6 +5,7 @@ runs.
 """
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -30,12 +31,15 @@ class Task(str, Enum):
     textcat = "textcat"
     textcat_multilabel = "textcat_multilabel"
     coherence = "coherence"
+    pair = "pair"
+    qa = "qa"
 
 
 class CorpusTask(str, Enum):
     auto = "auto"
     ner = "ner"
     textcat = "textcat"
+    qa = "qa"
 
 
 #: The figures of `calibrate`, and what its table calls them.
@@ -81,6 +85,27 @@ def check_free(path: Path, force: bool) -> None:
         raise ValueError(f"{path} exists. Choose another name, or write over it with --force.")
 
 
+def check_target(
+    pipeline: str, where: Path, output: Optional[Path], in_place: bool, force: bool
+) -> None:
+    """Refuse to write a changed pipeline to a place that cannot be meant.
+
+    pipeline (str): What the pipeline was called.
+    where (Path): Its folder.
+    output (Path | None): The folder to write.
+    in_place (bool): Change the pipeline itself.
+    force (bool): Write over what is in the output.
+    """
+    if in_place and output is not None:
+        raise ValueError("Choose --in-place or --output, not both.")
+    if in_place and not Path(pipeline).is_dir():
+        raise ValueError(f"{pipeline} is an installed pipeline: write a copy with --output.")
+    if output is not None and output.resolve() == where.resolve():
+        raise ValueError(f"{output} is the pipeline itself: choose --in-place.")
+    if output is not None:
+        check_free(output, force)
+
+
 def pipeline_folder(name: str) -> Path:
     """Find a pipeline.
 
@@ -122,6 +147,18 @@ def read_corpus(nlp: Any, path: Path) -> list[Any]:
     return examples
 
 
+def annotated(path: Path) -> Any:
+    """Choose the reader of annotated documents.
+
+    path (Path): A .spacy file, a folder of them, or a file of SQuAD's.
+    RETURNS (FileCorpus): The reader.
+    """
+    from .corpora import DocCorpus
+    from .squad import SquadCorpus
+
+    return SquadCorpus(path) if path.suffix in (".json", ".gz") else DocCorpus(path)
+
+
 @albert_cli.command("convert")
 def convert_cli(
     source: Path = typer.Argument(
@@ -151,9 +188,10 @@ def convert_cli(
 ) -> None:
     """Turn a trained ALBERT into a working spaCy pipeline, or back into a Hugging Face directory.
 
-    Encoders, token classifiers (labels in BIO, BIOES, BILOU or IO) and sequence classifiers (single
-    or multi-label) are converted with their weights, vocabulary and labels, in safetensors or
-    PyTorch's format. The result needs neither the network nor the transformers library.
+    Encoders, token classifiers (labels in BIO, BIOES, BILOU or IO), sequence classifiers (single
+    or multi-label; with --task pair those of two texts) and models that answer questions are
+    converted with their weights, vocabulary and labels, in safetensors or PyTorch's format. The
+    result needs neither the network nor the transformers library.
 
     Google's directories (albert_config.json, model.ckpt-best.index and its data, 30k-clean.model)
     are read with TensorFlow, which must be installed for that and for nothing else. A classifier
@@ -207,7 +245,8 @@ def init_config_cli(
         "ner",
         "--pipeline",
         "-p",
-        help="The heads, with commas: ner, textcat, textcat_multilabel. They share one encoder.",
+        help="The heads, with commas: ner, textcat, textcat_multilabel, pair, qa. They share one "
+        "encoder.",
     ),
     encoder: str = typer.Option(
         "en_albert_sm",
@@ -256,14 +295,17 @@ def init_config_cli(
 @albert_cli.command("corpus")
 def corpus_cli(
     source: str = typer.Argument(
-        ..., metavar="INPUT", help="A CoNLL, CSV, TSV or Parquet file, or a pattern in quotes."
+        ...,
+        metavar="INPUT",
+        help="A CoNLL, CSV, TSV, Parquet or SQuAD file, or a pattern in quotes.",
     ),
     output: Path = typer.Argument(..., metavar="OUT", help="The .spacy file to write."),
     task: CorpusTask = typer.Option(
         CorpusTask.auto,
         "--task",
         "-t",
-        help="What INPUT is annotated for. auto: textcat for .csv, .tsv and .parquet, else ner.",
+        help="What INPUT is annotated for. auto: textcat for .csv, .tsv and .parquet, qa for .json "
+        "and .json.gz, else ner.",
     ),
     label: list[str] = typer.Option(
         [],
@@ -291,6 +333,12 @@ def corpus_cli(
     label_column: str = typer.Option(
         "label", "--label-column", help="For textcat: the column with the class, likewise."
     ),
+    pair_column: Optional[str] = typer.Option(
+        None, "--pair-column", help="For textcat: the column with a second text, likewise."
+    ),
+    regression: bool = typer.Option(
+        False, "--regression", help="For textcat: the label column has numbers, not classes."
+    ),
     separator: Optional[str] = typer.Option(
         None,
         "--separator",
@@ -316,8 +364,10 @@ def corpus_cli(
     """Turn an annotated corpus into a .spacy file, and say what is in it.
 
     Entities come from CoNLL files: a token on each line, its tag (BIO, IO, IOB1, BILOU, BIOES) in
-    the last column. Classes come from two columns of a CSV, TSV or Parquet file. A training config
-    can also read such files as they are: spacy-albert.ConllCorpus.v1, spacy-albert.TableCorpus.v1.
+    the last column. Classes come from two columns of a CSV, TSV or Parquet file, of pairs of texts
+    from three. Questions and answers come from SQuAD's JSON. A training config can also read such
+    files as they are: spacy-albert.ConllCorpus.v1, spacy-albert.TableCorpus.v1,
+    spacy-albert.SquadCorpus.v1.
 
     Examples:
 
@@ -327,6 +377,11 @@ def corpus_cli(
 
       python -m spacy albert corpus goemotions.tsv train.spacy --text-column 0 --label-column 1
       --separator , --label-names labels.txt
+
+      python -m spacy albert corpus mnli.tsv train.spacy --text-column sentence1 --pair-column
+      sentence2 --label-column gold_label --no-quotes
+
+      python -m spacy albert corpus train-v1.1.json train.spacy
     """
     from wasabi import msg
 
@@ -335,6 +390,7 @@ def corpus_cli(
         from spacy.tokens import DocBin
 
         from .corpora import ConllCorpus, FileCorpus, TableCorpus, as_column, count_labels
+        from .squad import SquadCorpus, count_questions
 
         if output.suffix != ".spacy":
             raise ValueError(f"{output} must end in .spacy, or spaCy's own reader passes it over.")
@@ -342,8 +398,11 @@ def corpus_cli(
         pairs = (name.partition("=") for name in label)
         labels = {name: new or name for name, _, new in pairs} or None
         is_table = Path(source).suffix in (".csv", ".tsv", ".parquet")
+        is_squad = source.endswith((".json", ".json.gz"))
         corpus: FileCorpus
-        if task is CorpusTask.ner or (task is CorpusTask.auto and not is_table):
+        if task is CorpusTask.qa or (task is CorpusTask.auto and is_squad):
+            corpus = SquadCorpus(source)
+        elif task is CorpusTask.ner or (task is CorpusTask.auto and not is_table):
             corpus = ConllCorpus(source, labels=labels, n_sents=n_sents, guess_spaces=guess_spaces)
         else:
             corpus = TableCorpus(
@@ -355,14 +414,17 @@ def corpus_cli(
                 labels=labels,
                 delimiter=delimiter,
                 quotes=not no_quotes,
+                pair=None if pair_column is None else as_column(pair_column),
+                regression=regression,
             )
         docs = list(corpus.docs(spacy.blank(lang)))
         if not docs:
             raise ValueError(f"There are no annotated documents in {source}.")
-        DocBin(docs=docs).to_disk(output)
+        DocBin(docs=docs, store_user_data=True).to_disk(output)
         msg.good(f"Wrote {output}: {len(docs):,} documents, {sum(map(len, docs)):,} tokens.")
         for title, counts in (
-            ("Labels", count_labels(docs)),
+            ("Labels", Counter() if regression else count_labels(docs)),
+            ("Questions", count_questions(docs)),
             ("Left unannotated", corpus.left_out),
             ("Rows skipped", corpus.skipped),
         ):
@@ -442,13 +504,8 @@ def calibrate_cli(
 
     with clear_errors():
         where = pipeline_folder(pipeline)
-        if in_place and output is not None:
-            raise ValueError("Choose --in-place or --output, not both.")
-        if in_place and not Path(pipeline).is_dir():
-            raise ValueError(f"{pipeline} is an installed pipeline: write a copy with --output.")
-        if output is not None and output.resolve() == where.resolve():
-            raise ValueError(f"{output} is the pipeline itself: choose --in-place.")
-        for path in (output, plot, metrics):
+        check_target(pipeline, where, output, in_place, force)
+        for path in (plot, metrics):
             if path is not None:
                 check_free(path, force)
         if plot is not None:
@@ -500,6 +557,129 @@ def calibrate_cli(
         if plot is not None:
             draw(findings, [path.stem for path in paths], plot)
             msg.good(f"Drew {plot}.")
+
+
+@albert_cli.command("evaluate")
+def evaluate_cli(
+    pipeline: str = typer.Argument(
+        ..., metavar="PIPELINE", help="A folder, or the name of an embedded or installed pipeline."
+    ),
+    data: Path = typer.Argument(
+        ..., metavar="DATA", help="A .spacy file, a folder of them, or SQuAD's JSON."
+    ),
+    output: Optional[Path] = typer.Option(
+        None, "--output", "-o", help="A JSON file to write the scores to."
+    ),
+    code: Optional[Path] = typer.Option(
+        None, "--code", help="Python file that registers components of your own."
+    ),
+    force: bool = typer.Option(False, "--force", "-F", help="Write over the output if it exists."),
+) -> None:
+    """Evaluate a pipeline that reads more than texts: pairs (doc._.pair), or questions.
+
+    `spacy evaluate` forgets what documents are read together with; otherwise this is the same.
+
+    Example:
+
+      python -m spacy albert evaluate ./model dev.spacy
+    """
+    from wasabi import msg
+
+    with clear_errors():
+        where = pipeline_folder(pipeline)
+        if output is not None:
+            check_free(output, force)
+        import spacy
+        import srsly
+
+        if code is not None:
+            spacy.util.import_file("python_code", code)
+        nlp = spacy.load(where)
+        scores = nlp.evaluate(list(annotated(data)(nlp)))
+        rows = [(key, f"{score:.4f}") for key, score in scores.items() if isinstance(score, float)]
+        msg.table(rows, aligns=("l", "r"))
+        if output is not None:
+            srsly.write_json(output, scores)
+            msg.good(f"Wrote {output}.")
+
+
+@albert_cli.command("find-threshold")
+def find_threshold_cli(
+    pipeline: str = typer.Argument(
+        ..., metavar="PIPELINE", help="A folder, or the name of an embedded or installed pipeline."
+    ),
+    dev: Path = typer.Argument(
+        ...,
+        metavar="DEV",
+        help="Annotated questions that training has not seen: SQuAD's JSON, or a .spacy file.",
+    ),
+    output: Optional[Path] = typer.Option(
+        None, "--output", "-o", help="The folder to write the pipeline with its threshold to."
+    ),
+    in_place: bool = typer.Option(
+        False, "--in-place", help="Set the threshold in PIPELINE itself, which must be a folder."
+    ),
+    component: Optional[str] = typer.Option(
+        None, "--component", "-c", help="The albert_qa component, if there are several."
+    ),
+    code: Optional[Path] = typer.Option(
+        None, "--code", help="Python file that registers components of your own."
+    ),
+    force: bool = typer.Option(False, "--force", "-F", help="Write over the output if it exists."),
+) -> None:
+    """Find out how much must speak against an answer for a question to stay unanswered.
+
+    Answers the questions of DEV and finds the null threshold of the albert_qa component with the
+    best F1, as SQuAD's official script does. Without --output or --in-place it only measures.
+
+    Examples:
+
+      python -m spacy albert find-threshold ./model dev-v2.0.json.gz --output ./tuned
+
+      python -m spacy albert find-threshold ./model dev.spacy --in-place
+    """
+    from wasabi import msg
+
+    with clear_errors():
+        where = pipeline_folder(pipeline)
+        check_target(pipeline, where, output, in_place, force)
+        import shutil
+
+        import spacy
+
+        from .components.qa import AlbertQA
+        from .squad import find_threshold
+
+        if code is not None:
+            spacy.util.import_file("python_code", code)
+        nlp = spacy.load(where)
+        names = [name for name, pipe in nlp.pipeline if isinstance(pipe, AlbertQA)]
+        if component is None and len(names) == 1:
+            (component,) = names
+        if component not in names:
+            raise ValueError(
+                f"Choose an albert_qa component with --component: {', '.join(names)}."
+                if names
+                else f"{pipeline} has no albert_qa component."
+            )
+        qa = cast(AlbertQA, nlp.get_pipe(component))
+        with nlp.select_pipes(disable=[name for name in names if name != component]):
+            tuned = find_threshold(qa, nlp, annotated(dev)(nlp))
+        rows = [
+            (key, cell(tuned.before[key]), cell(tuned.after[key]))
+            for key in tuned.before
+            if tuned.before[key] is not None
+        ]
+        msg.table(rows, header=("", "before", "after"), divider=True, aligns=("l", "r", "r"))
+        msg.text(f"Null threshold of {component!r}: {tuned.threshold:.4f}.")
+        if output is not None:
+            shutil.copytree(where, output, dirs_exist_ok=True)
+        target = where if in_place else output
+        if target is not None:
+            qa.to_disk(target / component, exclude=["head", "encoder"])
+            msg.good(f"Wrote {target}.")
+        else:
+            msg.warn("No pipeline was written: choose --output, or --in-place.")
 
 
 @albert_cli.command("shrink")

@@ -1,4 +1,4 @@
-"""Corpora as others publish them: entities in CoNLL files, classes in tables.
+"""Corpora as others publish them: entities in CoNLL files, classes of texts or pairs in tables.
 
 A reader is made of the settings of a [corpora] block, as spaCy's own are, and gives examples.
 `python -m spacy albert corpus` writes the same documents as a .spacy file. spaCy imports this
@@ -8,6 +8,7 @@ module for a config that names a reader, so pyarrow is imported where a Parquet 
 import csv
 import glob
 import logging
+import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,10 +19,11 @@ from typing import Any
 import srsly
 from spacy.errors import Errors
 from spacy.language import Language
-from spacy.tokens import Doc, Span
+from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Example
 from spacy.vocab import Vocab
 
+from .inputs import bring
 from .tagging import ROLES
 
 logger = logging.getLogger("spacy.albert")
@@ -70,8 +72,11 @@ def table_corpus(
     delimiter: str | None = None,
     quotes: bool = True,
     limit: int = 0,
+    pair: Column | None = None,
+    regression: bool = False,
 ) -> Callable[[Language], Iterable[Example]]:
-    """Read classified texts from CSV, TSV or Parquet (spacy-albert.TableCorpus.v1).
+    """Read classified texts, or pairs of them, from CSV, TSV or Parquet
+    (spacy-albert.TableCorpus.v1).
 
     Rows without text, or without a class where classes are exclusive, are skipped, and counted in
     the log. Every document says yes or no to each class that the files, or `label_names`, have.
@@ -88,6 +93,9 @@ def table_corpus(
     delimiter (str | None): What stands between columns. None: a comma in .csv files, else a TAB.
     quotes (bool): Whether a field may be put in double quotes. If not, they are part of the text.
     limit (int): Documents to read, at most; 0: all.
+    pair (str | int | None): The column with the second text of each document, which goes to
+        `doc._.pair`. Rows without one are skipped. None: there is none.
+    regression (bool): Whether the label column has a number, to be kept under its name.
     RETURNS (Callable[[Language], Iterable[Example]]): The reader.
     """
     return TableCorpus(
@@ -100,7 +108,21 @@ def table_corpus(
         delimiter=delimiter,
         quotes=quotes,
         limit=limit,
+        pair=pair,
+        regression=regression,
     )
+
+
+def doc_corpus(path: Path | None, limit: int = 0) -> Callable[[Language], Iterable[Example]]:
+    """Read .spacy files, and let the documents that are going to be read have what the annotated
+    ones are read with: `doc._.questions`, `doc._.pair` (spacy-albert.DocCorpus.v1). spaCy's own
+    reader makes them of the text alone.
+
+    path (Path): A file, a folder of them, or a pattern.
+    limit (int): Documents to read, at most; 0: all.
+    RETURNS (Callable[[Language], Iterable[Example]]): The reader.
+    """
+    return DocCorpus(path, limit=limit)
 
 
 class FileCorpus(ABC):
@@ -138,7 +160,9 @@ class FileCorpus(ABC):
                 predicted = Doc(nlp.vocab, words=[token.text for token in doc])
             else:
                 predicted = nlp.make_doc(doc.text)
-            yield Example(predicted, doc)
+            example = Example(predicted, doc)
+            bring([example])
+            yield example
         for reason, n_rows in self.skipped.items():
             logger.info("Skipped %d rows of %s: %s", n_rows, self.files[0], reason)
 
@@ -163,6 +187,22 @@ class FileCorpus(ABC):
         if name is None:
             self.left_out[label] += 1
         return name
+
+
+class DocCorpus(FileCorpus):
+    """Annotated documents, from .spacy files. Settings as for `doc_corpus`."""
+
+    def __init__(self, path: str | Path | None, *, limit: int = 0):
+        is_folder = path is not None and Path(path).is_dir()
+        super().__init__(f"{path}/**/*.spacy" if is_folder else path, limit=limit)
+
+    def _read(self, nlp: Language) -> Iterator[Doc]:
+        for path in self.files:
+            try:
+                docs = DocBin().from_disk(path).get_docs(nlp.vocab)
+                yield from (doc for doc in docs if len(doc))
+            except (zlib.error, KeyError) as error:
+                raise ValueError(f"{path} cannot be read as spaCy's DocBin: {error}.") from error
 
 
 class ConllCorpus(FileCorpus):
@@ -214,7 +254,7 @@ class ConllCorpus(FileCorpus):
 
 
 class TableCorpus(FileCorpus):
-    """Classes of texts, from tables. Settings as for `table_corpus`."""
+    """Classes of texts, or of pairs of them, from tables. Settings as for `table_corpus`."""
 
     def __init__(
         self,
@@ -228,14 +268,21 @@ class TableCorpus(FileCorpus):
         delimiter: str | None = None,
         quotes: bool = True,
         limit: int = 0,
+        pair: Column | None = None,
+        regression: bool = False,
     ):
         super().__init__(path, labels=labels, limit=limit)
-        if isinstance(text, int) != isinstance(label, int):
+        self.columns = [text, label] if pair is None else [text, label, pair]
+        if len({isinstance(column, int) for column in self.columns}) > 1:
             raise ValueError(
-                f"The columns are {text!r} and {label!r}: name both, or number both if the file "
-                "has no header."
+                f"The columns are {' and '.join(map(repr, self.columns))}: name all, or number all "
+                "if the file has no header."
             )
-        self.columns = text, label
+        if regression and (separator or label_names or labels):
+            raise ValueError(
+                "The labels are numbers (regression), and have neither names nor separator."
+            )
+        self.regression = regression
         self.separator = separator
         if delimiter is not None and len(delimiter) != 1:
             raise ValueError(f"The delimiter is {delimiter!r}, but must be one character.")
@@ -248,45 +295,57 @@ class TableCorpus(FileCorpus):
         renamed = map(self._new_name, self.label_names or sorted(found))
         classes = list(dict.fromkeys(name for name in renamed if name is not None))
         self.left_out.clear()
-        for place, text, names in self._rows():
+        for place, texts, names in self._rows():
             chosen = set(map(self._new_name, each(names)))
-            if text is None or text.isspace() or not text:
+            if is_blank(texts[0]):
                 self.skipped["no text"] += 1
                 continue
+            if any(map(is_blank, texts[1:])):
+                self.skipped["no second text"] += 1
+                continue
             if names is None:
-                self.skipped["no class"] += 1
+                self.skipped["no number" if self.regression else "no class"] += 1
                 continue
             if isinstance(names, str) and chosen == {None}:
                 self.skipped["a class that is left out"] += 1
                 continue
             try:
-                doc = nlp.make_doc(text)
+                doc = nlp.make_doc(texts[0])
             except ValueError as error:  # it is too long for spaCy
                 raise ValueError(f"{place}: {error}") from None
-            doc.cats = {name: float(name in chosen) for name in classes}
+            if isinstance(names, float):
+                doc.cats = {str(self.columns[1]): names}
+            else:
+                doc.cats = {name: float(name in chosen) for name in classes}
+            if len(texts) > 1:
+                doc._.pair = texts[1]
             yield doc
 
-    def _rows(self) -> Iterator[tuple[str, str | None, list[str] | str | None]]:
-        """Read all rows: where each is, its text, and its class, or a list where there may be any
-        number of them.
+    def _rows(self) -> Iterator[tuple[str, list[Any], list[str] | str | float | None]]:
+        """Read all rows: where each is, its texts, and its class, or a list where there may be any
+        number of them, or a number.
         """
         for path in self.files:
             if path.suffix == ".parquet":
-                rows = parquet_rows(path, *self.columns)
+                rows = parquet_rows(path, self.columns)
             else:
                 delimiter = self.delimiter or ("," if path.suffix == ".csv" else "\t")
-                rows = csv_rows(path, *self.columns, delimiter, self.quotes)
-            for place, text, value in rows:
-                if not isinstance(text, str | None):
-                    raise ValueError(f"{place}: {text!r} is no text.")
+                rows = csv_rows(path, self.columns, delimiter, self.quotes)
+            for place, (text, value, *others) in rows:
+                texts = [text, *others]
+                for each_text in texts:
+                    if not isinstance(each_text, str | None):
+                        raise ValueError(f"{place}: {each_text!r} is no text.")
                 if isinstance(value, str) and self.separator is not None:
                     value = [part for part in value.split(self.separator) if part.strip()]
                 if isinstance(value, list):
-                    yield place, text, [self._name(part, place) for part in value]
+                    yield place, texts, [self._name(part, place) for part in value]
                 elif value is None or not str(value).strip():
-                    yield place, text, None
+                    yield place, texts, None
+                elif self.regression:
+                    yield place, texts, number(value, place)
                 else:
-                    yield place, text, self._name(value, place)
+                    yield place, texts, self._name(value, place)
 
     def _name(self, value: Any, place: str) -> str:
         """Find the name of a class, which may be given as its number."""
@@ -460,9 +519,24 @@ def as_column(name: str) -> Column:
     return int(name) if name.isdecimal() else name
 
 
-def each(names: list[str] | str | None) -> list[str]:
+def each(names: list[str] | str | float | None) -> list[str]:
     """RETURNS (list[str]): One name, or several, or none, as a list."""
-    return [names] if isinstance(names, str) else names or []
+    if isinstance(names, str):
+        return [names]
+    return names if isinstance(names, list) else []
+
+
+def is_blank(text: str | None) -> bool:
+    """RETURNS (bool): Whether there is nothing to read."""
+    return text is None or not text.strip()
+
+
+def number(value: Any, place: str) -> float:
+    """RETURNS (float): The number in a field."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{place}: {value!r} is no number.") from None
 
 
 def read_names(path: Path) -> list[str]:
@@ -482,15 +556,15 @@ def read_names(path: Path) -> list[str]:
 
 
 def csv_rows(
-    path: Path, text: Column, label: Column, delimiter: str, quotes: bool
-) -> Iterator[tuple[str, str, str]]:
-    """Read two columns of a CSV or TSV file.
+    path: Path, wanted: Sequence[Column], delimiter: str, quotes: bool
+) -> Iterator[tuple[str, list[Any]]]:
+    """Read some columns of a CSV or TSV file.
 
     path (Path): The file.
-    text, label (str / int): The columns, by name or, where there is no header, by number.
+    wanted (Sequence[str / int]): The columns, by name or, where there is no header, by number.
     delimiter (str): What stands between columns.
     quotes (bool): Whether a field may be put in double quotes.
-    YIELDS (tuple[str, str, str]): Where the row is, its text, its label.
+    YIELDS (tuple[str, list[str]]): Where the row is, and what the columns have.
     RAISES (ValueError): If there are no such columns, or quotes do not match.
     """
     csv.field_size_limit(2**31 - 1)  # the default takes a long text for an error
@@ -504,13 +578,13 @@ def csv_rows(
     place = f"{path}, line 1"
     try:
         for row in rows:
-            if row and not columns and isinstance(text, str):
-                columns = [find_column(path, row, column) for column in (text, label)]
+            if row and not columns and isinstance(wanted[0], str):
+                columns = [find_column(path, row, column) for column in wanted]
             elif row:
-                columns = columns or [text, label]  # type: ignore[list-item]
+                columns = columns or list(wanted)  # type: ignore[arg-type]
                 if max(columns) >= len(row):
                     raise ValueError(f"{place}: there are {len(row)} columns.")
-                yield place, row[columns[0]], row[columns[1]]
+                yield place, [row[column] for column in columns]
             place = f"{path}, line {rows.line_num + 1}"
     except csv.Error as error:
         raise ValueError(
@@ -518,12 +592,12 @@ def csv_rows(
         ) from None
 
 
-def parquet_rows(path: Path, text: Column, label: Column) -> Iterator[tuple[str, Any, Any]]:
-    """Read two columns of a Parquet file.
+def parquet_rows(path: Path, wanted: Sequence[Column]) -> Iterator[tuple[str, list[Any]]]:
+    """Read some columns of a Parquet file.
 
     path (Path): The file.
-    text, label (str / int): The names of the columns.
-    YIELDS (tuple[str, Any, Any]): Where the row is, its text, its label.
+    wanted (Sequence[str / int]): The names of the columns.
+    YIELDS (tuple[str, list[Any]]): Where the row is, and what the columns have.
     RAISES (ValueError): If there are no such columns.
     """
     try:
@@ -534,12 +608,12 @@ def parquet_rows(path: Path, text: Column, label: Column) -> Iterator[tuple[str,
         ) from None
     with pq.ParquetFile(path) as file:
         names = file.schema_arrow.names
-        columns = [names[find_column(path, names, column)] for column in (text, label)]
-        number = 0
-        for batch in file.iter_batches(columns=columns):
+        columns = [names[find_column(path, names, column)] for column in wanted]
+        n_rows = 0
+        for batch in file.iter_batches(columns=list(dict.fromkeys(columns))):
             for row in zip(*(batch.column(name).to_pylist() for name in columns)):
-                number += 1
-                yield f"{path}, row {number}", *row
+                n_rows += 1
+                yield f"{path}, row {n_rows}", list(row)
 
 
 def find_column(path: Path, names: Sequence[str], column: Column) -> int:

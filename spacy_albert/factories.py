@@ -27,6 +27,14 @@ TEXTCAT_SCORES = {
     "cats_f_per_type": None,
 }
 
+QA_SCORES = {
+    "qa_f1": 1.0,
+    "qa_em": 0.0,
+    "qa_has_f1": None,
+    "qa_has_em": None,
+    "qa_none": None,
+}
+
 
 @Language.factory(
     "albert",
@@ -238,3 +246,105 @@ def make_coherence(nlp: Language, name: str, model: Model) -> Any:
     from .components.coherence import AlbertCoherence
 
     return AlbertCoherence(nlp.vocab, model, name)
+
+
+@Language.factory(
+    "albert_qa",
+    assigns=["doc._.answers", "doc.spans", "span._.score", "doc._.n_windows"],
+    default_config={
+        "model": {
+            "@architectures": "spacy-albert.QuestionAnswering.v1",
+            "head": "linear",
+            "overlap": 128,
+            "tok2vec": LISTENER,
+        },
+        "questions": {},
+        "null_threshold": 0.0,
+        "max_answer_length": 30,
+        "n_best": 5,
+        "scorer": {"@scorers": "spacy-albert.squad_scorer.v1"},
+    },
+    default_score_weights=QA_SCORES,
+)
+def make_qa(
+    nlp: Language,
+    name: str,
+    model: Model,
+    questions: dict[str, str],
+    null_threshold: Optional[float],
+    max_answer_length: int,
+    n_best: int,
+    scorer: Optional[Callable],
+) -> Any:
+    """Make a component that answers questions with spans of the document, on ALBERT.
+
+    nlp (Language): The pipeline.
+    name (str): The name of the component.
+    model (Model): From spacy-albert.QuestionAnswering.v1.
+    questions (Dict[str, str]): What every document is asked, by name. A document can bring
+        questions of its own in `doc._.questions`.
+    null_threshold (float | None): There is no answer if more than this speaks against one;
+        `find-threshold` learns it. None: there is always one.
+    max_answer_length (int): The most tokens in an answer.
+    n_best (int): How many spans to keep for each question.
+    scorer (Callable): The scoring method.
+    RETURNS (AlbertQA): The component.
+    """
+    from .components.qa import AlbertQA
+
+    return AlbertQA(
+        nlp.vocab,
+        model,
+        name,
+        questions=questions,
+        null_threshold=null_threshold,
+        max_answer_length=max_answer_length,
+        n_best=n_best,
+        scorer=scorer,
+    )
+
+
+@Language.factory(
+    "albert_pair",
+    assigns=["doc.cats", "doc._.n_windows"],
+    default_config={
+        "model": {"@architectures": "spacy-albert.PairClassifier.v1", "tok2vec": LISTENER},
+        "threshold": 0.0,
+        "temperature": 1.0,
+        "regression": False,
+        "scorer": {"@scorers": "spacy.textcat_scorer.v2"},
+    },
+    default_score_weights=TEXTCAT_SCORES,
+)
+def make_pair(
+    nlp: Language,
+    name: str,
+    model: Model,
+    threshold: float,
+    temperature: float,
+    regression: bool,
+    scorer: Optional[Callable],
+) -> Any:
+    """Make a classifier of two texts, the document and `doc._.pair`, on ALBERT.
+
+    nlp (Language): The pipeline.
+    name (str): The name of the component.
+    model (Model): From spacy-albert.PairClassifier.v1.
+    threshold (float): What the best class must reach to count in scoring.
+    temperature (float): What logits are divided by before they become scores; `calibrate` learns
+        it.
+    regression (bool): Give a number instead of classes.
+    scorer (Callable): The scoring method of classes.
+    RETURNS (AlbertPair): The component.
+    """
+    from .components.pair import AlbertPair
+
+    return AlbertPair(
+        nlp.vocab,
+        model,
+        name,
+        threshold=threshold,
+        temperature=temperature,
+        regression=regression,
+        scorer=scorer,
+    )

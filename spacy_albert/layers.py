@@ -402,7 +402,9 @@ def head_forward(
     logits = activations.apply(head)
 
     def backprop(gradient: Gradient) -> Sequence[Doc]:
-        torch.autograd.backward(logits if gradient.of is None else gradient.of, gradient.by_doc)
+        if gradient.by_doc:
+            roots = logits if gradient.of is None else gradient.of
+            torch.autograd.backward(roots, gradient.by_doc)
         shim.n_terms += gradient.n_terms
         activations.n_terms[head] = gradient.n_terms
         backprop_encoder(activations)

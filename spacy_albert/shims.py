@@ -23,6 +23,7 @@ from .checkpoints import Checkpoint, build_albert, load_checkpoint, save_checkpo
 from .heads import Head, PairHead, TextHead, TokenHead, widen
 from .modeling import Albert, AlbertConfig
 from .reader import Reader
+from .spans import ConditionalSpanHead, SpanHead
 from .tokenization import Tokenizer, load_tokenizer, tokenizer_from_bytes
 
 
@@ -298,7 +299,13 @@ class EncoderShim(TorchShim):
 
 
 #: The heads there are.
-HEADS: dict[str, type[Head]] = {"tokens": TokenHead, "text": TextHead, "pair": PairHead}
+HEADS: dict[str, type[Head]] = {
+    "tokens": TokenHead,
+    "text": TextHead,
+    "pair": PairHead,
+    "spans": SpanHead,
+    "conditional_spans": ConditionalSpanHead,
+}
 
 
 class HeadShim(TorchShim):

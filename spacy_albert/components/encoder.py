@@ -9,6 +9,7 @@ from thinc.api import Model, Optimizer
 from torch import Tensor
 
 from ..heads import States
+from ..inputs import bring
 from ..layers import Activations, AlbertListener, activate, start_reading
 from ..shims import EncoderShim
 from . import transformer
@@ -109,6 +110,7 @@ class AlbertEncoder(AlbertPipe):
         losses.setdefault(self.name, 0.0)
         examples = list(examples)
         validate_examples(examples, "AlbertEncoder.update")
+        bring(examples)
         self._settle()
         self._activations, self._waiting_step = None, None
         docs = [eg.predicted for eg in examples]

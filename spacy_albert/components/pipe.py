@@ -172,6 +172,8 @@ class AlbertHead(AlbertPipe):
     #: The kind of head that a component's model must have, as in HeadShim, and where it comes from.
     kind: str
     architecture: str
+    #: Whether scores are probabilities, which `calibrate` can make mean what they say.
+    can_be_calibrated = True
 
     def __init__(
         self,

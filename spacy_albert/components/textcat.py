@@ -20,6 +20,11 @@ class AlbertTextcat(AlbertHead):
     architecture = "spacy-albert.TextClassifier.v1"
     exclusive = True
 
+    @property
+    def n_least(self) -> int:
+        """RETURNS (int): Classes that there must be."""
+        return 2 if self.exclusive else 1
+
     # From documents to annotations
 
     def predict(self, docs: Iterable[Doc]) -> list[np.ndarray]:
@@ -141,7 +146,7 @@ class AlbertTextcat(AlbertHead):
     def make_weights(self, tok2vec: Model) -> None:
         """Make fresh weights, and take over the pooler that the encoder was pre-trained with."""
         super().make_weights(tok2vec)
-        if self.exclusive and len(self.labels) < 2:
+        if len(self.labels) < self.n_least:
             raise ValueError(
                 f"Component {self.name!r} chooses between classes and the data has only "
                 f"{self.labels[0]!r}. Add the others, or use albert_textcat_multilabel."
