@@ -15,7 +15,12 @@ HEADS = {
     "ner": "albert_ner",
     "textcat": "albert_textcat",
     "textcat_multilabel": "albert_textcat_multilabel",
+    "pair": "albert_pair",
+    "qa": "albert_qa",
 }
+
+#: Those that learn from doc.cats.
+CLASSIFIERS = ("textcat", "textcat_multilabel", "pair")
 
 #: A shape that trains from nothing on a CPU, for small data.
 SMALL = {
@@ -52,9 +57,10 @@ def training_config(
             f"There is no head {', '.join(map(repr, unknown)) or 'chosen'}. "
             f"Choose from: {', '.join(HEADS)}."
         )
-    if {"textcat", "textcat_multilabel"} <= set(heads):
+    classifiers = [head for head in heads if head in CLASSIFIERS]
+    if len(classifiers) > 1:
         raise ValueError(
-            "textcat and textcat_multilabel both learn from doc.cats. Choose one of them."
+            f"{' and '.join(classifiers)} both learn from doc.cats. Choose one of them."
         )
     where = find_encoder(encoder)
     nlp = spacy.blank(lang)
@@ -78,7 +84,14 @@ def training_config(
         start["dropout"] = 0.1  # fine-tuning reads the same few texts again and again
     config["initialize"]["components"]["albert"] = {"encoder": start}
     for corpus in ("train", "dev"):
-        config["corpora"][corpus]["max_length"] = 0  # long documents are read in windows
+        if {"pair", "qa"} & set(heads):  # they read more than the text
+            config["corpora"][corpus] = {
+                "@readers": "spacy-albert.DocCorpus.v1",
+                "path": f"${{paths.{corpus}}}",
+                "limit": 0,
+            }
+        else:
+            config["corpora"][corpus]["max_length"] = 0  # long documents are read in windows
     training = config["training"]
     training["accumulate_gradient"] = 1
     training["patience"] = 1600

@@ -1,11 +1,13 @@
 """The training configs: complete, the same as those that ship, and they train."""
 
 import csv
+import json
 import re
 import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import spacy
@@ -29,6 +31,8 @@ SHIPPED = {
     "textcat": ["textcat"],
     "textcat_multilabel": ["textcat_multilabel"],
     "ner_textcat": ["ner", "textcat"],
+    "pair": ["pair"],
+    "qa": ["qa"],
 }
 
 
@@ -46,13 +50,18 @@ ALBERT_BASE = {
 }
 
 
-@pytest.mark.parametrize("head", ALBERT_BASE)
-def test_configs_for_albert_base_have_the_published_settings(head, corpus, tmp_path):
-    path = spacy_albert_pipelines.resolve(f"albert_base_{head}.cfg")
+#: The paper's, for what reads two texts; and what else differs from what `init-config` writes.
+OF_TWO_TEXTS = {
+    "squad1": {"head": "qa", "rate": 5e-5, "warmup": 365, "steps": 3649, "size": 48},
+    "squad2": {"head": "qa", "rate": 3e-5, "warmup": 814, "steps": 8144, "size": 48},
+    "mnli": {"head": "pair", "rate": 3e-5, "warmup": 1000, "steps": 10_000, "size": 128},
+}
+
+
+def published_config(head: str, published: dict[str, Any]) -> Config:
     expected = training_config([head])
     expected["paths"]["encoder"] = "./albert-base-v2"
     del expected["initialize"]["components"]["albert"]["encoder"]["dropout"]
-    published = ALBERT_BASE[head]
     training = expected["training"]
     training["patience"] = 0
     training["max_steps"] = published["steps"]
@@ -65,6 +74,13 @@ def test_configs_for_albert_base_have_the_published_settings(head, corpus, tmp_p
         "warmup_steps": published["warmup"],
         "initial_rate": published["rate"],
     }
+    return expected
+
+
+@pytest.mark.parametrize("head", ALBERT_BASE)
+def test_configs_for_albert_base_have_the_published_settings(head, corpus, tmp_path):
+    path = spacy_albert_pipelines.resolve(f"albert_base_{head}.cfg")
+    expected = published_config(head, ALBERT_BASE[head])
     assert Config().from_disk(path, interpolate=False) == expected
     overrides = {"paths.train": str(corpus), "paths.dev": str(corpus)}
     overrides |= {"paths.encoder": "en_albert_sm", "training.max_steps": 2}
@@ -150,17 +166,68 @@ def test_the_tables_of_the_recipe_are_those_of_the_embedded_pipeline(shared_data
         assert sum(doc.cats["POSITIVE"] for doc in docs) == number / 2
 
 
+@pytest.mark.parametrize("name", OF_TWO_TEXTS)
+def test_configs_of_two_texts_have_the_published_settings(name, tmp_path):
+    path = spacy_albert_pipelines.resolve(f"albert_base_{name}.cfg")
+    head = OF_TWO_TEXTS[name]["head"]
+    expected = published_config(head, OF_TWO_TEXTS[name])
+    config = Config().from_disk(path, interpolate=False)
+    model = expected["components"][head]["model"]
+    corpora = config["corpora"]
+    if name == "mnli":
+        data = tmp_path / "data.tsv"
+        rows = [f"{i}\tit is {w}\tit is {w}\t{label}" for i, (w, label) in enumerate(MNLI * 4)]
+        data.write_text("\n".join(["index\tsentence1\tsentence2\tgold_label", *rows]))
+        assert {corpus["@readers"] for corpus in corpora.values()} == {
+            "spacy-albert.TableCorpus.v1"
+        }
+    else:
+        data = tmp_path / "data.json"
+        answers = [{"text": "Paris", "answer_start": 0}]
+        asked = [{"id": "a", "question": "Where?", "answers": answers}]
+        asked.append({"id": "b", "question": "Who?", "answers": [], "is_impossible": True})
+        paragraphs = [{"context": "Paris is old.", "qas": asked}] * 4
+        data.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+        assert {corpus["@readers"] for corpus in corpora.values()} == {
+            "spacy-albert.SquadCorpus.v1"
+        }
+        assert corpora["train"]["n_questions"] == 1  # batches are counted in questions
+        if name == "squad1":
+            expected["components"]["albert"]["model"]["window"] = 384
+            expected["components"]["qa"]["null_threshold"] = None
+        else:
+            model["head"] = "squad2"
+    expected["corpora"] = corpora
+    assert config == expected
+    overrides = {"paths.train": str(data), "paths.dev": str(data), "training.max_steps": 2}
+    overrides |= {"paths.encoder": "en_albert_sm", "components.albert.model.window": None}
+    train(path, tmp_path / "out", overrides=overrides)
+    nlp = spacy.load(tmp_path / "out" / "model-last")
+    doc = nlp.make_doc("Paris is old.")
+    doc._.pair, doc._.questions = "It is new.", ["Where?"]
+    doc = nlp(doc)
+    assert set(doc.cats) == ({label for _, label in MNLI[:3]} if head == "pair" else set())
+    assert (doc._.answers == {}) == (head == "pair")
+
+
+MNLI = [("a", "entailment"), ("b", "neutral"), ("c", "contradiction"), ("d", "-")]
+
+
 @pytest.fixture
 def corpus(tmp_path) -> Path:
     nlp = spacy.blank("en")
+    nlp.add_pipe("albert")  # documents have doc._.pair from now on
     docs = []
     for place, word, label in [("London", "good", "POS"), ("Paris", "bad", "NEG")] * 20:
         doc = nlp.make_doc(f"{place} was a {word} city.")
         doc.set_ents([Span(doc, 0, 1, "LOC")])
         doc.cats = {"POS": float(label == "POS"), "NEG": float(label == "NEG")}
+        doc._.pair, doc._.questions = "It is.", {"where": "Where?"}
+        doc._.gold_answers = {"where": [[0, len(place)]]}
         docs.append(doc)
     docs.append(Doc(nlp.vocab, words=["unannotated"]))
-    DocBin(docs=docs).to_disk(tmp_path / "corpus.spacy")
+    docs[-1]._.pair = "It is."
+    DocBin(docs=docs, store_user_data=True).to_disk(tmp_path / "corpus.spacy")
     return tmp_path / "corpus.spacy"
 
 
@@ -175,9 +242,12 @@ def test_configs_train_as_they_are(name, scratch, corpus, tmp_path):
     nlp = spacy.load(tmp_path / "out" / "model-last")
     encoder = encoder_config(nlp)
     assert encoder.hidden_dropout_prob == encoder.attention_probs_dropout_prob == 0.1
-    doc = nlp("London was a good city.")
+    doc = nlp.make_doc("London was a good city.")
+    doc._.pair, doc._.questions = "It is.", ["Where?"]
+    doc = nlp(doc)
     assert not doc.cats or set(doc.cats) == {"POS", "NEG"}
-    assert ("textcat" in name) == bool(doc.cats)
+    assert ("textcat" in name or name == "pair") == bool(doc.cats)
+    assert (name == "qa") == bool(doc._.answers)
 
 
 def test_a_frozen_encoder_keeps_the_weights_that_the_config_names(corpus, tmp_path):
@@ -206,6 +276,7 @@ def test_command(tmp_path):
         (["-p", "tagger"], "'tagger'"),
         (["-p", ""], "Choose from"),
         (["-p", "textcat,textcat_multilabel"], "both learn"),
+        (["-p", "textcat,pair"], "both learn"),
         (["-e", "nowhere"], "'nowhere'"),
     ]:
         result = run(albert_cli, ["init-config", "-", *arguments])
