@@ -312,7 +312,7 @@ def test_bad_settings(tmp_path):
     path = write(tmp_path / "a.csv", CSV)
     twice = write(tmp_path / "names.json", '["x", "y", "x"]')
     for settings, message in [
-        ({"text": 0}, "name both, or number both"),
+        ({"text": 0}, "name all, or number all"),
         ({"delimiter": "||"}, "must be one character"),
         ({"label_names": twice}, "every class once"),
     ]:

@@ -1,5 +1,6 @@
 """Two texts as a component: against `transformers`, in windows, and learned."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -218,6 +219,20 @@ def test_pairs_are_learned_by_heart(vocabulary, tmp_path, own, number):
             assert doc.cats["similarity"] == pytest.approx(float(same), abs=0.4)
         else:
             assert (doc.cats["same"] > 0.5) == same
+
+
+def test_command_evaluates_pairs(vocabulary, tmp_path):
+    nlp = make(vocabulary)
+    docs = [example.reference for example in learned(nlp)]
+    DocBin(docs=docs, store_user_data=True).to_disk(tmp_path / "dev.spacy")
+    nlp.to_disk(tmp_path / "nlp")
+    arguments = [str(tmp_path / "nlp"), str(tmp_path / "dev.spacy"), "-o", str(tmp_path / "s.json")]
+    result = CliRunner().invoke(albert_cli, ["evaluate", *arguments])
+    assert result.exit_code == 0, result.output
+    scores = nlp.evaluate(list(DocCorpus(tmp_path / "dev.spacy")(nlp)))
+    written = json.loads((tmp_path / "s.json").read_text())
+    assert written["cats_score"] == pytest.approx(scores["cats_score"])
+    assert f"{scores['cats_score']:.4f}" in result.output
 
 
 def test_a_number_has_one_label(vocabulary):

@@ -1,14 +1,19 @@
 """Questions and answers as a component: against `transformers`, for any text, and learned."""
 
 import itertools
+import json
+import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import spacy
 import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from spacy import displacy
 from spacy.language import Language
 from spacy.tokens import DocBin
 from spacy.training import Example
@@ -19,6 +24,7 @@ from spacy_albert.convert import from_checkpoint, to_hugging_face
 from spacy_albert.engine import Engine
 from spacy_albert.factories import LISTENER
 from spacy_albert.inputs import by_name
+from spacy_albert.tf_checkpoints import rename
 
 EXACT = {"components.albert.model.precision": "float32"}
 QUESTIONS = {"who": "who was in London?", "what": "what is the river"}
@@ -173,6 +179,43 @@ def test_logits_are_those_of_transformers(tiny_spm, tmp_path, settings):
     )
 
 
+def test_googles_head_for_squad2_is_converted(tiny_spm, tmp_path):
+    folder = checkpoint(tmp_path / "google", tiny_spm)
+    tensors = load_file(folder / "model.safetensors")
+    tensors = {name: t for name, t in tensors.items() if not name.startswith("qa_outputs")}
+    shapes = {
+        "start_logits/dense/kernel": (32, 1),
+        "start_logits/dense/bias": (1,),
+        "end_logits/dense_0/kernel": (64, 32),
+        "end_logits/dense_0/bias": (32,),
+        "end_logits/LayerNorm/gamma": (32,),
+        "end_logits/LayerNorm/beta": (32,),
+        "end_logits/dense_1/kernel": (32, 1),
+        "end_logits/dense_1/bias": (1,),
+        "answer_class/dense_0/kernel": (64, 32),
+        "answer_class/dense_0/bias": (32,),
+        "answer_class/dense_1/kernel": (32, 1),
+    }
+    rng = np.random.default_rng(0)
+    variables = {name: rng.normal(size=shape).astype("f") for name, shape in shapes.items()}
+    tensors |= dict(rename(name, array) for name, array in variables.items())
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    settings = json.loads((folder / "config.json").read_text())
+    del settings["architectures"]
+    (folder / "config.json").write_text(json.dumps(settings))
+    nlp = from_checkpoint(folder)
+    assert nlp.get_pipe_config("qa")["model"]["head"] == "squad2"
+    head = nlp.get_pipe("qa").head.module
+    kernel = variables["end_logits/dense_0/kernel"]
+    assert np.array_equal(head.end_logits["dense_0"].weight.detach().numpy(), kernel.T)
+    assert len(head.state_dict()) == len(shapes)
+    doc = nlp.make_doc(TEXTS[0])
+    doc._.questions = "who was in London?"
+    assert nlp(doc)._.answers["who was in London?"].n_best
+    with pytest.raises(ValueError, match="no class for"):
+        to_hugging_face(nlp, tmp_path / "back")
+
+
 # Answers are spans of the document
 
 
@@ -233,6 +276,24 @@ def test_answers_are_kept_with_the_document(nlp):
         retokenizer.merge(doc[0:2])
     for name, answer in doc._.answers.items():
         assert loaded._.answers[name].text in answer.text
+
+
+def test_displacy_draws_answers(nlp):
+    doc = nlp(TEXTS[0])
+    drawn = displacy.render(doc, style="span", options={"spans_key": "qa"}, jupyter=False)
+    assert all(name in drawn for name in QUESTIONS)
+    scores = doc.spans["qa"].attrs["scores"].tolist()
+    assert scores == pytest.approx([answer.probability for answer in doc._.answers.values()])
+
+
+def test_a_pipeline_travels(nlp, vocabulary):
+    text = " ".join(TEXTS)
+    expected = {name: answer.text for name, answer in nlp(text)._.answers.items()}
+    own = make(vocabulary, questions=QUESTIONS, null_threshold=None, max_answer_length=5)
+    own.replace_listeners("albert", "qa", ["model.tok2vec"])
+    own.remove_pipe("albert")
+    for other in (pickle.loads(pickle.dumps(nlp)), own):
+        assert {name: answer.text for name, answer in other(text)._.answers.items()} == expected
 
 
 def test_the_null_threshold_decides_whether_there_is_an_answer(nlp):

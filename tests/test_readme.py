@@ -15,6 +15,8 @@ COMMANDS = {
     "calibrate",
     "convert",
     "corpus",
+    "evaluate",
+    "find-threshold",
     "init-config",
     "pretrain",
     "report",
