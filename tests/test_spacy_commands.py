@@ -30,7 +30,8 @@ def entry_points():
 def test_everything_that_is_registered_is_there():
     groups = {point.group for point in entry_points()}
     assert groups == {
-        "spacy_factories", "spacy_architectures", "spacy_misc", "spacy_readers", "spacy_cli",
+        "spacy_factories", "spacy_architectures", "spacy_misc", "spacy_readers", "spacy_scorers",
+        "spacy_cli",
     }  # fmt: skip
     for point in entry_points():
         assert callable(point.load())
