@@ -191,9 +191,7 @@ class SpanHead(QuestionHead):
             scores = np.where(fits, as_start[i] + as_end[j], -np.inf)
             for place in best(scores.ravel(), n_best):
                 first, last = divmod(int(place), max_length)
-                if fits[first, last]:
-                    span = tokens[first], tokens[first + last] + 1, scores[first, last]
-                    found.append(span)
+                found.append((tokens[first], tokens[first + last] + 1, scores[first, last]))
         spans = ranked(found, n_best)
         best_score = spans.scores[0] if len(spans.scores) else -np.inf
         mass = np.exp(np.append(spans.scores, null) - max(best_score, null))
@@ -356,11 +354,11 @@ def best(scores: np.ndarray, n: int) -> np.ndarray:
 
     scores (np.ndarray): The scores.
     n (int): How many.
-    RETURNS (np.ndarray): Their places; of equal ones at the end of the list it may be any.
+    RETURNS (np.ndarray): Their places, without those of -inf. They are more than n if several are
+        equal to the last one.
     """
-    if len(scores) <= n:
-        return np.arange(len(scores))
-    return np.argpartition(-scores, n)[:n]
+    least = np.partition(scores, -n)[-n] if len(scores) > n else -np.inf
+    return np.flatnonzero((scores >= least) & (scores > -np.inf))
 
 
 def ranked(found: Sequence[tuple[Any, ...]], n_best: int) -> Spans:
